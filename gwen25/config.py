@@ -1,0 +1,374 @@
+"""What a run intends: strict, frozen sections. The defaults are the reference recipe.
+
+    load_config(profile="smoke", overrides={"grpo.max_steps": 8})
+
+Precedence: defaults < recipe < profile < `--config FILE` < `--set section.key=value`. Field names are TRL's, PEFT's and
+llama.cpp's own, so that one name is found from YAML to trainer. `base_model`, `seed` and `chat_format` are written once at
+the top and pushed into each section that has them. The environment decides nothing here but AUTO_HPARAMS (read once, here);
+secrets never enter a config.
+
+Keyed fields change numbers; the unkeyed `runtime` block says only where and how the same numbers are computed. The
+micro-batch is keyed as its product with the accumulation: see `stage.keyed_section`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gwen25.errors import BadInput, unknown
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+GgufType = Literal["f32", "f16", "bf16", "q8_0", "q2_k", "q3_k_m", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k"]
+StageName = Literal["dataset", "sft", "grpo", "adapters", "merge", "gguf", "ollama", "evaluate"]
+
+
+class Section(BaseModel):
+    """One stage's intentions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """A section that is told the model, the seed and the format; they are written once, at the top of the config."""
+
+    base_model: str = Field("Qwen/Qwen2.5-3B", description="hub id, directory, or sample:tiny-qwen2")
+    seed: int = Field(42, ge=0, lt=2**32, description="seed of every random choice in this stage")
+    chat_format: str = Field("chatml-think", description="name in gwen25.chat.FORMATS")
+
+
+class DatasetConfig(ModelSection):
+    source: str = Field("nvidia/OpenCodeReasoning", description="hub id, a .jsonl or .jsonl.gz file in its schema, or samples")
+    name: str = Field("split_0", description="the hub data set's configuration")
+    split: str = Field("split_0", description="the hub data set's split")
+    max_samples: int | None = Field(100, ge=1, description="rows to consider, drawn by seed; null takes all (the reference runs took 80-100)")
+    max_length: int = Field(32768, ge=64, description="tokens of prompt and target together; longer rows are dropped, never cut")
+    max_prompt_length: int = Field(2048, ge=16, description="tokens of a GRPO prompt; longer ones are left out of the GRPO rows")
+    heldout_fraction: float = Field(0.05, ge=0, lt=1, description="fraction of statements held out of training")
+    max_tests: int = Field(16, ge=1, description="tests kept of a GRPO row")
+    verify_solutions: bool = Field(True, description="run each row's program on its statement's examples; drop the row where it fails")
+
+
+class TrainingSection(ModelSection):
+    """What SFT and GRPO share. Names and meanings are those of transformers.TrainingArguments."""
+
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    per_device_train_batch_size: int = Field(1, ge=1, description="rows of one micro-batch (GRPO: completions)")
+    gradient_accumulation_steps: int = Field(2, ge=1, description="micro-batches of one optimizer step")
+    optim: Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch"] = Field("adamw_8bit", description="adamw_8bit is bitsandbytes'")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(5, ge=0, description="optimizer steps")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    max_grad_norm: float = Field(1.0, gt=0)
+    dtype: Dtype = Field("bfloat16", description="of the base weights and the arithmetic")
+    load_in_4bit: bool = Field(False, description="NF4 base weights (QLoRA) for small GPUs")
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: bool = Field(True, description="recompute activations: slower by about a third, far less memory")
+    logging_steps: int = Field(1, ge=1)
+    save_steps: int = Field(25, ge=1, description="optimizer steps between checkpoints: the most that a death can cost")
+
+
+class SftConfig(TrainingSection):
+    num_train_epochs: float = Field(2, gt=0)
+    max_steps: int = Field(-1, ge=-1, description="optimizer steps; -1: as num_train_epochs says")
+    max_length: int = Field(32768, ge=64, description="tokens of a row; the data set's rows must fit")
+    lora_r: int = Field(32, ge=1, description="rank")
+    lora_alpha: int = Field(64, ge=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    auto_hparams: bool = Field(False, description="take learning rate, accumulation and warm-up from the data set's size (AUTO_HPARAMS=1)")
+
+
+class JudgeConfig(Section):
+    """The judge of answers that have no tests. Its key comes from GEMINI_API_KEY or GOOGLE_API_KEY (openai: OPENAI_API_KEY)."""
+
+    provider: Literal["google-genai", "google-generativeai", "openai"] = "google-genai"
+    model: str = Field("gemini-3.8-flash", description="the judging model's name at its provider")
+    base_url: str | None = Field(None, description="another endpoint of the same API; null is the provider's own")
+    timeout_seconds: float = Field(60, gt=0, description="wall seconds of one request")
+    max_retries: int = Field(3, ge=0, description="further tries of a request that the service may answer later")
+    max_concurrency: int = Field(4, ge=1, description="requests in flight")
+    max_calls: int | None = Field(None, ge=0, description="requests of one stage; past it a score is unknown. null: no bound")
+
+
+class GrpoConfig(TrainingSection):
+    learning_rate: float = Field(5e-5, gt=0, le=1)
+    gradient_accumulation_steps: int = Field(4, ge=1, description="micro-batches of one optimizer step; with the micro-batch a multiple of num_generations")
+    max_steps: int = Field(100, ge=1, description="optimizer steps")
+    num_generations: int = Field(4, ge=2, description="completions of one prompt: the group that advantages compare")
+    temperature: float = Field(0.6, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_completion_length: int = Field(8192, ge=8, description="tokens of a completion")
+    mask_truncated_completions: bool = Field(True, description="a completion cut by the limit teaches nothing")
+    beta: float = Field(0.04, ge=0, description="weight of the KL to the SFT policy; 0 drops it")
+    epsilon: float = Field(0.2, gt=0, description="clipping of the probability ratio")
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    save_steps: int = Field(10, ge=1, description="optimizer steps between checkpoints")
+    rewards: tuple[str, ...] = Field(("format_exact", "format_approximate", "execution", "judge"), description="names in gwen25.rewards.REWARDS")
+    reward_weights: dict[str, float] = Field(default_factory=dict, description="by name; the rewards' own defaults where absent")
+    none_policy: Literal["completion", "group"] = Field(
+        "completion", description="a correctness reward that is unknown: drop that completion, or that reward for its whole group"
+    )
+    min_reward_coverage: float = Field(0.8, ge=0, le=1, description="share of completions with a known correctness; below it the stage stops")
+    coverage_window: int = Field(10, ge=1, description="optimizer steps over which coverage is taken")
+    allow_format_only: bool = Field(False, description="train on format alone where rows have neither tests nor a judge")
+    judge: JudgeConfig = JudgeConfig()
+
+
+class AdaptersConfig(ModelSection):
+    """Nothing to choose: the adapter is checked and made portable."""
+
+
+class MergeConfig(Section):
+    dtype: Dtype = Field("bfloat16", description="of the merged weights; products are taken in float32 and rounded once")
+    max_shard_size: str = Field("5GB", pattern=r"^\d+(MB|GB)$", description="of a safetensors file, as the hub writes it")
+    check_prompts: int = Field(2, ge=1, description="prompts on which the merged model's logits are held against base + adapter")
+
+
+class GgufConfig(Section):
+    type: GgufType = Field("q8_0", description="f32, f16, bf16, q8_0 by the gguf package; K-quants by llama.cpp's quantizer")
+
+
+class OllamaConfig(Section):
+    name: str = Field("gwen25", pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}(:[A-Za-z0-9._-]{1,80})?$", description="name[:tag] of the model in Ollama")
+    num_ctx: int = Field(32768, ge=16, description="context in tokens; Ollama's own default is as small as 4096")
+    temperature: float = Field(0.6, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    smoke_tokens: int = Field(512, ge=1, description="tokens that the smoke prompt may take, where a server answers")
+    timeout_seconds: float = Field(600, gt=0, description="wall seconds of one request")
+
+
+class EvaluateConfig(Section):
+    seed: int = Field(42, ge=0, lt=2**32)
+    chat_format: str = Field("chatml-think")
+    benchmark: Literal["livecodebench"] = "livecodebench"
+    problems: str = Field("livecodebench/code_generation_lite", description="hub data set, a .jsonl or .jsonl.gz file in its schema, or samples")
+    release: Literal["release_v1", "release_v2", "release_v3", "release_v4", "release_v5", "release_v6"] = "release_v1"
+    start_date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="contests from this day on")
+    end_date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="contests up to this day")
+    max_problems: int | None = Field(None, ge=1, description="the first of them by id; null takes all")
+    n: int = Field(5, ge=1, description="samples of each problem")
+    temperature: float = Field(0.2, ge=0, description="0 is greedy")
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: int = Field(16384, ge=1, description="tokens of an answer; truncated answers are counted in the report")
+    backend: Literal["transformers", "openai"] = Field("transformers", description="openai: any OpenAI-compatible server (vLLM, llama.cpp, Ollama)")
+    base_url: str | None = Field(None, description="of the openai backend, such as http://127.0.0.1:8000/v1")
+    served_model: str | None = Field(None, description="the model's name at the server; null asks the server")
+    dtype: Dtype = Field("bfloat16", description="of the transformers backend")
+    batch_size: int = Field(8, ge=1, description="sequences generated at once (transformers), or requests in flight (openai)")
+    baseline: bool = Field(True, description="evaluate the base model too, on the same problems")
+
+
+class RuntimeConfig(Section):
+    """Where and how the same numbers are computed. Never part of a key."""
+
+    device: Literal["cuda", "cpu"] = Field("cuda", description="cuda: a GPU is needed, and its absence is an error before anything runs")
+    cuda_visible_devices: str | None = Field(None, description="as the environment variable; null leaves it alone")
+    python: dict[StageName, str] = Field(default_factory=dict, description="interpreter by stage; the running one where absent")
+    launcher: dict[StageName, tuple[str, ...]] = Field(default_factory=dict, description="command before `-m module`, such as [torchrun, --nproc-per-node=2]")
+    num_threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves its default")
+    dataloader_num_workers: int = Field(0, ge=0)
+    sandbox_workers: int = Field(2, ge=1, description="programs judged at once")
+    grace_seconds: float = Field(20, ge=0, description="what a cancelled stage may take to checkpoint")
+    timeout_seconds: float | None = Field(None, gt=0, description="wall seconds of one stage; null: no bound")
+    max_retries: int = Field(3, ge=0, description="further attempts of a stage that died, ran out of memory or found a service away")
+    retry_delay_seconds: float = Field(10, ge=0, description="before the first further attempt; doubled each time")
+
+
+class Config(Section):
+    base_model: str = ModelSection.model_fields["base_model"].default
+    seed: int = Field(42, ge=0, lt=2**32)
+    chat_format: str = "chatml-think"
+    dataset: DatasetConfig = DatasetConfig()
+    sft: SftConfig = SftConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    adapters: AdaptersConfig = AdaptersConfig()
+    merge: MergeConfig = MergeConfig()
+    gguf: GgufConfig = GgufConfig()
+    ollama: OllamaConfig = OllamaConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """What one section asks of another, and of TRL's batch arithmetic."""
+        batch = self.grpo.per_device_train_batch_size * self.grpo.gradient_accumulation_steps
+        if batch % self.grpo.num_generations:
+            raise ValueError(
+                f"grpo: per_device_train_batch_size x gradient_accumulation_steps = {batch} must be divisible by num_generations = {self.grpo.num_generations}"
+            )
+        if self.dataset.max_length > self.sft.max_length:
+            raise ValueError(f"dataset.max_length = {self.dataset.max_length} is more than sft.max_length = {self.sft.max_length}: rows would be cut")
+        return self
+
+
+_PUSHED: Final = ("base_model", "seed", "chat_format")
+
+
+def profiles() -> list[str]:
+    """Names of the machine profiles."""
+    return _yaml_names("gwen25.profiles")
+
+
+def recipes() -> list[str]:
+    """Names of the training recipes."""
+    return _yaml_names("gwen25.recipes")
+
+
+def load_config(
+    profile: str | None = None, recipe: str = "reference", file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Merge the layers into a Config.
+
+    `overrides` maps dotted names to values. Raises BadInput for an unknown profile, recipe, section or key (with the nearest
+    right name), a wrong type or range, and a file that is missing or not YAML.
+    """
+    layers = [_packaged("recipe", "gwen25.recipes", recipe)]
+    if profile is not None:
+        layers.append(_packaged("profile", "gwen25.profiles", profile))
+    if file is not None:
+        layers.append(_read_yaml(file))
+    auto = os.environ.get("AUTO_HPARAMS", "")
+    if auto not in ("", "0", "1"):
+        raise BadInput(f"AUTO_HPARAMS={auto!r}: 1 takes the recommendations, 0 or unset leaves the recipe's values")
+    if auto == "1":
+        layers.append({"sft": {"auto_hparams": True}})
+    layers.append(_nested(overrides or {}))
+    values: dict[str, Any] = {}
+    for layer in layers:
+        _merge(values, layer)
+    _refuse_unknown(Config, values, "")
+    return _validate(_push(values))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`section.key=value` from a command line; the value is read as YAML, so numbers, null and lists work."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise BadInput(f"--set {text!r}: section.key=value is expected, such as grpo.max_steps=20")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set {name}: the value is not YAML ({_one_line(error)})") from error
+    if isinstance(parsed, str):
+        try:  # YAML 1.1 reads 5e-5 as text
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    return name.strip(), parsed
+
+
+def _yaml_names(package: str) -> list[str]:
+    return sorted(entry.name.removesuffix(".yaml") for entry in resources.files(package).iterdir() if entry.name.endswith(".yaml"))
+
+
+def _packaged(kind: str, package: str, name: str) -> dict[str, Any]:
+    names = _yaml_names(package)
+    if name not in names:
+        raise unknown(kind, name, names)
+    return _as_mapping(resources.files(package).joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"{kind} {name}")
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        return _as_mapping(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the config file {file}: {error}") from error
+
+
+def _as_mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{where}: not YAML ({_one_line(error)})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise BadInput(f"{where}: a mapping of sections is expected, such as `grpo:` with `max_steps: 20` below it")
+    return values
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        at = values
+        for part in path:
+            at = at.setdefault(part, {})
+            if not isinstance(at, dict):
+                raise BadInput(f"override {dotted!r}: {part!r} is given a value and a key below it")
+        at[last] = value
+    return values
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Later layers win key by key; lists are replaced whole."""
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _subsections(section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield name, field.annotation
+
+
+def _refuse_unknown(section: type[BaseModel], values: Mapping[str, Any], prefix: str) -> None:
+    """One clear error for a name that is not there, before pydantic lists everything."""
+    inner = dict(_subsections(section))
+    for key, value in values.items():
+        if key not in section.model_fields:
+            raise _unknown_key(section, key, prefix)
+        if key in inner:
+            if not isinstance(value, Mapping):
+                raise BadInput(f"config: {prefix}{key} is a section, not a value; set a key of it, such as {prefix}{key}.{next(iter(inner[key].model_fields), '')}")
+            _refuse_unknown(inner[key], value, f"{prefix}{key}.")
+
+
+def _unknown_key(section: type[BaseModel], key: str, prefix: str) -> BadInput:
+    if not prefix:
+        homes = [f"{name}.{key}" for name, inner in _subsections(section) if key in inner.model_fields]
+        if homes:
+            return BadInput(f"config: {key!r} is a key of a section: {', '.join(homes)}")
+        return unknown("config section or key", key, section.model_fields)
+    near = get_close_matches(key, section.model_fields, n=1)
+    hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+    return BadInput(f"unknown config key {prefix}{key}{hint} (choose from: {', '.join(sorted(section.model_fields))})")
+
+
+def _push(values: dict[str, Any]) -> dict[str, Any]:
+    for name in _PUSHED:
+        for section, model in _subsections(Config):
+            if name not in model.model_fields:
+                continue
+            below = values.setdefault(section, {})
+            if name in below:
+                raise BadInput(f"config: {section}.{name} is set at the top of the config, as {name}, once for all sections")
+            if name in values:
+                below[name] = values[name]
+    return values
+
+
+def _validate(values: dict[str, Any]) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        given = f", not {first['input']!r}" if where and not isinstance(first["input"], dict) else ""
+        raise BadInput(f"config: {where + ': ' if where else ''}{message}{given}") from error

@@ -1,0 +1,193 @@
+"""The child's side of the process boundary: what a stage is given, what it gives back.
+
+    python -m gwen25.pipelines.sft WORK_DIR          (started by `stage.launch`, which wrote WORK_DIR/request.json)
+
+A pipeline module holds `run(job) -> Result` and ends with
+
+    if __name__ == "__main__":
+        main(run)
+
+It writes what downstream reads under `job.payload` and everything else (logs, plots, checkpoints) under `job.aside`;
+both survive a retry, so a trainer finds its checkpoints again. What `run` raises decides what happens next: BadInput is
+never retried, memory is retried with a smaller micro-batch, the rest with a pause.
+
+    WORK_DIR/request.json   in
+    WORK_DIR/result.json    out, written last: facts and metrics
+    WORK_DIR/failure.json   out instead: the cause and one line
+    WORK_DIR/payload/       digested: what the artifact is
+    WORK_DIR/aside/         not digested
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from gwen25.config import Config, RuntimeConfig
+from gwen25.errors import BadInput, Cause, Gwen25Error, Unavailable
+
+PROGRESS: Final = "@progress "  # a line of the child's output that is JSON for the parent, not text for the log
+EXIT: Final[dict[Cause, int]] = {"bad_input": 2, "unavailable": 75, "out_of_memory": 71, "cancelled": 143}  # others: 1
+
+terminating = threading.Event()  # set by SIGTERM in a stage that can checkpoint: its trainer looks at each step's end
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An artifact that this stage reads: `payload` is its folder, `facts` what it says of itself."""
+
+    stage: str
+    key: str
+    digest: str
+    path: Path
+    facts: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+    @property
+    def payload(self) -> Path:
+        return self.path / "payload"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a stage says of its payload. Facts are for downstream, metrics for people; an unmeasured metric is absent."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a stage may know.
+
+    `externals` are the pinned things from outside (revisions, digests: keyed); `locations` say where they lie on this
+    machine (paths: not keyed). `config` is the stage's section, `micro_batch` the split to use at equal effective batch
+    (rows; None where the stage does not train).
+    """
+
+    stage: str
+    key: str
+    config: Any
+    inputs: Mapping[str, Input]
+    externals: Mapping[str, Any]
+    locations: Mapping[str, str]
+    runtime: RuntimeConfig
+    micro_batch: int | None
+    work: Path
+
+    @property
+    def payload(self) -> Path:
+        return self.work / "payload"
+
+    @property
+    def aside(self) -> Path:
+        return self.work / "aside"
+
+    def progress(self, step: int, total: int | None, **metrics: float | int | str | None) -> None:
+        """Tell the parent how far the work is; it becomes a progress bar in the UI. Cheap, and never fails the work."""
+        print(PROGRESS + json.dumps({"stage": self.stage, "step": step, "total": total, **metrics}), flush=True)
+
+    def say(self, text: str) -> None:
+        """One line for the log."""
+        print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        """One line for the log that asks for attention."""
+        print(f"warning: {text}", flush=True)
+
+
+def read_request(work: Path) -> Job:
+    """The Job that `stage.launch` wrote. Raises BadInput where the folder holds none."""
+    try:
+        request = json.loads((work / "request.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{work}: no readable request.json ({error}); stages are started by `gwen25`, not by hand") from error
+    section = Config.model_fields[request["section_name"]].annotation
+    assert isinstance(section, type) and issubclass(section, BaseModel)
+    return Job(
+        stage=request["stage"],
+        key=request["key"],
+        config=section.model_validate(request["section"]),
+        inputs={role: _input(Path(artifact["path"])) for role, artifact in request["inputs"].items()},
+        externals=request["externals"],
+        locations=request["locations"],
+        runtime=RuntimeConfig.model_validate(request["runtime"]),
+        micro_batch=request["micro_batch"],
+        work=work,
+    )
+
+
+def _input(path: Path) -> Input:
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    return Input(manifest["stage"], manifest["key"], manifest["digest"], path, manifest["facts"], manifest["metrics"])
+
+
+def main(run: Callable[[Job], Result], argv: list[str] | None = None) -> None:
+    """Run a stage in this process: read the request, do the work, write result.json or failure.json, exit with its status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) != 1:
+        print("usage: python -m gwen25.pipelines.<stage> WORK_DIR", file=sys.stderr)
+        sys.exit(2)
+    work = Path(arguments[0])
+    try:
+        job = read_request(work)
+        job.payload.mkdir(exist_ok=True)
+        job.aside.mkdir(exist_ok=True)
+        if job.micro_batch is not None:  # only trainers can use the grace time; the others end at once
+            signal.signal(signal.SIGTERM, lambda *_: terminating.set())
+        result = run(job)
+    except BaseException as error:  # the boundary: whatever ended the work becomes a cause on disk
+        sys.exit(_report(work, error))
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        write_json(work / "result.json", {"facts": result.facts, "metrics": result.metrics})
+
+
+def _report(work: Path, error: BaseException) -> int:
+    cause = cause_of(error)
+    if cause not in ("bad_input", "cancelled", "unavailable"):
+        traceback.print_exc()
+    text = str(error) if isinstance(error, Gwen25Error) else f"{type(error).__name__}: {error}"
+    print(f"error: {text}", flush=True)
+    if work.is_dir():
+        write_json(work / "failure.json", {"cause": cause, "message": text, "time": time.time()})
+    return EXIT.get(cause, 1)
+
+
+class Cancelled(BaseException):
+    """SIGTERM was obeyed: the trainer has checkpointed. Not an Exception, so that no handler swallows it."""
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Classify what ended a stage. Memory errors of CUDA, of torch's CPU allocator and of Python count alike."""
+    if isinstance(error, BadInput):
+        return "bad_input"
+    if isinstance(error, Unavailable):
+        return "unavailable"
+    if isinstance(error, (Cancelled, KeyboardInterrupt)):
+        return "cancelled"
+    # torch.OutOfMemoryError by name: this module must not import torch
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"MemoryError", "OutOfMemoryError"} or "can't allocate memory" in str(error):
+        return "out_of_memory"
+    return "crashed"
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all: a temporary file, fsync, rename. NaN is refused: an unmeasured number is None or absent."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as out:
+        json.dump(value, out, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(path)
