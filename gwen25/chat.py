@@ -12,8 +12,9 @@ Rules, each with its reason:
 
 * The `<think>\\n` belongs to the prompt, and the target never begins with a newline: in Qwen2.5's vocabulary `>` merges
   with the newlines after it, so only then ids(prompt) + ids(target) == ids(prompt + target) (`seam_holds`).
-* Reasoning of earlier turns is dropped from the history: everything up to `</think>` in an assistant turn. Ollama takes the
-  reasoning out itself (`.Thinking`), so its template sees the same content.
+* Reasoning of earlier turns is dropped from the history: everything up to `</think>` in an assistant turn. Ollama hands
+  the reasoning to its clients apart from the content, so the histories they send back hold none; a client that pastes it
+  into the content gets it through, for Go's templates cannot cut a string.
 * No system turn is invented: Qwen's own template inserts one, which Ollama or a server might not.
 * No tool branches: Ollama would prefer a jinja that can do more than our TEMPLATE, and ignore the TEMPLATE in silence.
 
@@ -42,7 +43,7 @@ FENCE: Final = "```"
 class Answer:
     """A model's answer taken apart. `code` and `reasoning` are None where the text holds none.
 
-    `well_formed`: exactly reasoning, `</think>`, and one closed python block with nothing after it.
+    `well_formed`: exactly reasoning, `</think>`, and one closed python block that is not blank, with nothing after it.
     """
 
     reasoning: str | None
@@ -129,8 +130,8 @@ class ChatFormat:
         thought, close, after = body.partition(THINK_CLOSE)
         if not close:
             return Answer(reasoning=None, code=extract_code(body), well_formed=False)
-        code = extract_code(after)
-        tidy = THINK_OPEN not in thought and code is not None and _ONE_BLOCK.fullmatch(after) is not None
+        code, block = _last_program(after), _ONE_BLOCK.fullmatch(after)
+        tidy = THINK_OPEN not in thought and block is not None and bool(block[1].strip()) and code == _unix(block[1].removesuffix("\n"))
         return Answer(reasoning=thought.strip(), code=code, well_formed=tidy)
 
     def seam_holds(self, encode: Callable[[str], list[int]], prompt: str, target: str) -> bool:
@@ -139,8 +140,9 @@ class ChatFormat:
 
 
 # the shape `answer` writes: one closed python block, nothing else, no fence line inside it
-_ONE_BLOCK: Final = re.compile(r"\s*```python\n(?:(?!```)[^\n]*\n)*```\s*")
-_OPEN_FENCE: Final = re.compile(r"^[ \t]{0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^`\n]*$")
+_ONE_BLOCK: Final = re.compile(r"\s*```python\n((?:(?!```)[^\n]*\n)*)```\s*")
+# possessive (*+) throughout: a hostile line must not make the match try its splits one by one
+_FENCE: Final = re.compile(r"^(?P<indent>[ \t]*+)(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<language>[\w+-]*+)[^`\n]*+$")
 _PYTHON: Final = frozenset({"", "python", "python3", "py", "py3"})
 
 
@@ -155,28 +157,52 @@ def _visible(message: Message) -> str:
 def extract_code(text: str) -> str | None:
     """The last complete Python block of an answer; an unclosed last block counts where no closed one stands before it.
 
-    A fence may be of backticks or tildes, indented, or labelled python, py or not at all; it closes at a line that begins
-    with as long a fence of its kind. A block labelled with another language is skipped. Text before `</think>` is a draft: it is never read where
-    a `</think>` is.
+    A fence may be of backticks or tildes, indented (a list item's block loses that indentation), or labelled python, py or
+    not at all. It closes at a line of as long a fence of its kind, indented by less than 4 more, and at the next labelled
+    fence, for models that forget to close. A block labelled with another language is skipped. Text before `</think>` is a
+    draft: it is never read where a `</think>` is. A program that holds a fence line inside a string is cut there.
     """
-    lines = text.rpartition(THINK_CLOSE)[2].splitlines()
+    before, close, after = text.partition(THINK_CLOSE)
+    return _last_program(after if close else before)
+
+
+def _last_program(text: str) -> str | None:
+    lines = _unix(text).split("\n")  # not splitlines: it would also break at U+2028 inside a string
     closed, unclosed, at = None, None, 0
     while at < len(lines):
-        opening = _OPEN_FENCE.match(lines[at])
+        opening = _FENCE.match(lines[at])
         at += 1
         if opening is None:
             continue
-        start, fence = at, opening["fence"]
-        while at < len(lines) and not lines[at].lstrip().startswith(fence):
+        start, indent = at, len(opening["indent"])
+        while at < len(lines) and not _ends(opening, lines[at]):
             at += 1
         if opening["language"].lower() in _PYTHON:
-            block = "\n".join(lines[start:at])
+            block = "\n".join(line[min(indent, len(line) - len(line.lstrip())) :] for line in lines[start:at])
             if at < len(lines):
                 closed = block
             else:
                 unclosed = block
-        at += 1
+        if at < len(lines) and not _labelled(lines[at]):
+            at += 1  # the closing fence; a labelled one opens the next block
     return closed if closed is not None else unclosed
+
+
+def _unix(text: str) -> str:
+    return re.sub(r"(?<!\r)\r++\n", "\n", text)
+
+
+def _ends(opening: re.Match[str], line: str) -> bool:
+    """True where the line closes the block, or opens the next."""
+    fence = _FENCE.match(line)
+    if fence is None or len(fence["indent"]) - len(opening["indent"]) >= 4:
+        return False
+    return fence["fence"].startswith(opening["fence"])
+
+
+def _labelled(line: str) -> bool:
+    fence = _FENCE.match(line)
+    return fence is not None and fence["language"] != ""
 
 
 FORMATS: Final[dict[str, ChatFormat]] = {

@@ -48,7 +48,9 @@ class DatasetConfig(ModelSection):
     source: str = Field("nvidia/OpenCodeReasoning", description="hub id, a .jsonl or .jsonl.gz file in its schema, or samples")
     name: str = Field("split_0", description="the hub data set's configuration")
     split: str = Field("split_0", description="the hub data set's split")
-    max_samples: int | None = Field(100, ge=1, description="rows to consider, drawn by seed; null takes all (the reference runs took 80-100)")
+    max_samples: int | None = Field(
+        100, ge=1, description="rows to consider, drawn by seed; null takes all (the reference runs took 80-100)"
+    )
     max_length: int = Field(32768, ge=64, description="tokens of prompt and target together; longer rows are dropped, never cut")
     max_prompt_length: int = Field(2048, ge=16, description="tokens of a GRPO prompt; longer ones are left out of the GRPO rows")
     heldout_fraction: float = Field(0.05, ge=0, lt=1, description="fraction of statements held out of training")
@@ -99,7 +101,9 @@ class JudgeConfig(Section):
 
 class GrpoConfig(TrainingSection):
     learning_rate: float = Field(5e-5, gt=0, le=1)
-    gradient_accumulation_steps: int = Field(4, ge=1, description="micro-batches of one optimizer step; with the micro-batch a multiple of num_generations")
+    gradient_accumulation_steps: int = Field(
+        4, ge=1, description="micro-batches of one optimizer step; with the micro-batch a multiple of num_generations"
+    )
     max_steps: int = Field(100, ge=1, description="optimizer steps")
     num_generations: int = Field(4, ge=2, description="completions of one prompt: the group that advantages compare")
     temperature: float = Field(0.6, gt=0)
@@ -111,12 +115,16 @@ class GrpoConfig(TrainingSection):
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
     save_steps: int = Field(10, ge=1, description="optimizer steps between checkpoints")
-    rewards: tuple[str, ...] = Field(("format_exact", "format_approximate", "execution", "judge"), description="names in gwen25.rewards.REWARDS")
+    rewards: tuple[str, ...] = Field(
+        ("format_exact", "format_approximate", "execution", "judge"), description="names in gwen25.rewards.REWARDS"
+    )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="by name; the rewards' own defaults where absent")
     none_policy: Literal["completion", "group"] = Field(
         "completion", description="a correctness reward that is unknown: drop that completion, or that reward for its whole group"
     )
-    min_reward_coverage: float = Field(0.8, ge=0, le=1, description="share of completions with a known correctness; below it the stage stops")
+    min_reward_coverage: float = Field(
+        0.8, ge=0, le=1, description="share of completions with a known correctness; below it the stage stops"
+    )
     coverage_window: int = Field(10, ge=1, description="optimizer steps over which coverage is taken")
     allow_format_only: bool = Field(False, description="train on format alone where rows have neither tests nor a judge")
     judge: JudgeConfig = JudgeConfig()
@@ -137,7 +145,9 @@ class GgufConfig(Section):
 
 
 class OllamaConfig(Section):
-    name: str = Field("gwen25", pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}(:[A-Za-z0-9._-]{1,80})?$", description="name[:tag] of the model in Ollama")
+    name: str = Field(
+        "gwen25", pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}(:[A-Za-z0-9._-]{1,80})?$", description="name[:tag] of the model in Ollama"
+    )
     num_ctx: int = Field(32768, ge=16, description="context in tokens; Ollama's own default is as small as 4096")
     temperature: float = Field(0.6, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
@@ -149,7 +159,9 @@ class EvaluateConfig(Section):
     seed: int = Field(42, ge=0, lt=2**32)
     chat_format: str = Field("chatml-think")
     benchmark: Literal["livecodebench"] = "livecodebench"
-    problems: str = Field("livecodebench/code_generation_lite", description="hub data set, a .jsonl or .jsonl.gz file in its schema, or samples")
+    problems: str = Field(
+        "livecodebench/code_generation_lite", description="hub data set, a .jsonl or .jsonl.gz file in its schema, or samples"
+    )
     release: Literal["release_v1", "release_v2", "release_v3", "release_v4", "release_v5", "release_v6"] = "release_v1"
     start_date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="contests from this day on")
     end_date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="contests up to this day")
@@ -158,7 +170,9 @@ class EvaluateConfig(Section):
     temperature: float = Field(0.2, ge=0, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1)
     max_tokens: int = Field(16384, ge=1, description="tokens of an answer; truncated answers are counted in the report")
-    backend: Literal["transformers", "openai"] = Field("transformers", description="openai: any OpenAI-compatible server (vLLM, llama.cpp, Ollama)")
+    backend: Literal["transformers", "openai"] = Field(
+        "transformers", description="openai: any OpenAI-compatible server (vLLM, llama.cpp, Ollama)"
+    )
     base_url: str | None = Field(None, description="of the openai backend, such as http://127.0.0.1:8000/v1")
     served_model: str | None = Field(None, description="the model's name at the server; null asks the server")
     dtype: Dtype = Field("bfloat16", description="of the transformers backend")
@@ -172,7 +186,9 @@ class RuntimeConfig(Section):
     device: Literal["cuda", "cpu"] = Field("cuda", description="cuda: a GPU is needed, and its absence is an error before anything runs")
     cuda_visible_devices: str | None = Field(None, description="as the environment variable; null leaves it alone")
     python: dict[StageName, str] = Field(default_factory=dict, description="interpreter by stage; the running one where absent")
-    launcher: dict[StageName, tuple[str, ...]] = Field(default_factory=dict, description="command before `-m module`, such as [torchrun, --nproc-per-node=2]")
+    launcher: dict[StageName, tuple[str, ...]] = Field(
+        default_factory=dict, description="command before `-m module`, such as [torchrun, --nproc-per-node=2]"
+    )
     num_threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves its default")
     dataloader_num_workers: int = Field(0, ge=0)
     sandbox_workers: int = Field(2, ge=1, description="programs judged at once")
@@ -205,10 +221,19 @@ class Config(Section):
                 f"grpo: per_device_train_batch_size x gradient_accumulation_steps = {batch} must be divisible by num_generations = {self.grpo.num_generations}"
             )
         if self.dataset.max_length > self.sft.max_length:
-            raise ValueError(f"dataset.max_length = {self.dataset.max_length} is more than sft.max_length = {self.sft.max_length}: rows would be cut")
+            raise ValueError(
+                f"dataset.max_length = {self.dataset.max_length} is more than sft.max_length = {self.sft.max_length}: rows would be cut"
+            )
         return self
 
 
+def _subsections(section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield name, field.annotation
+
+
+_SECTION_PATHS: Final = frozenset({*(name for name, _ in _subsections(Config)), "grpo.judge"})
 _PUSHED: Final = ("base_model", "seed", "chat_format")
 
 
@@ -234,7 +259,7 @@ def load_config(
     if profile is not None:
         layers.append(_packaged("profile", "gwen25.profiles", profile))
     if file is not None:
-        layers.append(_read_yaml(file))
+        layers.append(read_yaml(file))
     auto = os.environ.get("AUTO_HPARAMS", "")
     if auto not in ("", "0", "1"):
         raise BadInput(f"AUTO_HPARAMS={auto!r}: 1 takes the recommendations, 0 or unset leaves the recipe's values")
@@ -276,7 +301,19 @@ def _packaged(kind: str, package: str, name: str) -> dict[str, Any]:
     return _as_mapping(resources.files(package).joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"{kind} {name}")
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names. Mappings that are values (reward_weights, runtime.python) stay whole."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value and f"{prefix}{name}" in _SECTION_PATHS:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A config file as nested sections. Raises BadInput where it is missing or not a YAML mapping."""
     try:
         return _as_mapping(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
@@ -321,12 +358,6 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _subsections(section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield name, field.annotation
-
-
 def _refuse_unknown(section: type[BaseModel], values: Mapping[str, Any], prefix: str) -> None:
     """One clear error for a name that is not there, before pydantic lists everything."""
     inner = dict(_subsections(section))
@@ -335,7 +366,9 @@ def _refuse_unknown(section: type[BaseModel], values: Mapping[str, Any], prefix:
             raise _unknown_key(section, key, prefix)
         if key in inner:
             if not isinstance(value, Mapping):
-                raise BadInput(f"config: {prefix}{key} is a section, not a value; set a key of it, such as {prefix}{key}.{next(iter(inner[key].model_fields), '')}")
+                raise BadInput(
+                    f"config: {prefix}{key} is a section, not a value; set a key of it, such as {prefix}{key}.{next(iter(inner[key].model_fields), '')}"
+                )
             _refuse_unknown(inner[key], value, f"{prefix}{key}.")
 
 

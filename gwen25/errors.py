@@ -47,16 +47,14 @@ class DamagedArtifact(Gwen25Error):
 class StageFailed(Gwen25Error):
     """A stage's child process ended without a result.
 
-    `cause` drives retries; `tail` holds the child's last lines, secrets already removed.
+    `retry` tells whether another attempt could end otherwise: never for bad input, nor for memory once nothing can be made
+    smaller. `tail` holds the child's last lines, secrets already removed.
     """
 
-    def __init__(self, stage: str, cause: Cause, exit_code: int | None, message: str, tail: Iterable[str] = ()):
+    def __init__(self, stage: str, cause: Cause, exit_code: int | None, message: str, tail: Iterable[str] = (), *, retry: bool = False):
         self.stage, self.cause, self.exit_code, self.tail = stage, cause, exit_code, tuple(tail)
-        self.reason = message
+        self.reason, self.retry = message, retry
         super().__init__(f"{stage} failed ({cause.replace('_', ' ')}): {message}")
-
-    def __reduce__(self) -> tuple[object, ...]:  # exceptions pickle by args; ours has five fields
-        return (StageFailed, (self.stage, self.cause, self.exit_code, self.reason, self.tail))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:

@@ -22,13 +22,17 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import resource
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +41,7 @@ from pydantic import BaseModel
 from gwen25.config import Config, RuntimeConfig
 from gwen25.errors import BadInput, Cause, Gwen25Error, Unavailable
 
+_PACKAGES: Final = ("gwen25", "torch", "transformers", "trl", "peft", "datasets", "tokenizers", "bitsandbytes", "gguf", "xllamacpp", "cyllama", "vllm")
 PROGRESS: Final = "@progress "  # a line of the child's output that is JSON for the parent, not text for the log
 EXIT: Final[dict[Cause, int]] = {"bad_input": 2, "unavailable": 75, "out_of_memory": 71, "cancelled": 143}  # others: 1
 
@@ -150,7 +155,20 @@ def main(run: Callable[[Job], Result], argv: list[str] | None = None) -> None:
     except BaseException as error:  # the boundary: whatever ended the work becomes a cause on disk
         sys.exit(_report(work, error))
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
-        write_json(work / "result.json", {"facts": result.facts, "metrics": result.metrics})
+        write_json(work / "result.json", {"facts": result.facts, "metrics": result.metrics, "provenance": provenance()})
+
+
+def provenance() -> dict[str, Any]:
+    """What made this: interpreter, packages, machine. Recorded in the manifest, never keyed."""
+    versions = {}
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    hardware: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        hardware["gpu"] = torch.cuda.get_device_name()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kibibytes
+    return {"python": platform.python_version(), "packages": versions, "hardware": hardware, "peak_rss_bytes": peak}
 
 
 def _report(work: Path, error: BaseException) -> int:

@@ -1,0 +1,91 @@
+"""finetune: the whole DAG, in reading order.
+
+    dataset -> sft -> grpo -> adapters -> merge -> gguf -> ollama
+                                          merge -> evaluate, and the base model beside it
+
+    gwen25 run --profile smoke            prefect deployment run finetune/smoke
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import State, flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.futures import PrefectFuture
+from prefect.states import Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.outcome import Outcome, summarise
+from gwen25 import preflight, stage
+from gwen25.artifacts import Artifact
+from gwen25.config import load_config
+from gwen25.errors import BadInput, StageFailed
+from tasks.adapters import adapters
+from tasks.dataset import dataset
+from tasks.evaluate import baseline, evaluate
+from tasks.gguf import gguf
+from tasks.grpo import grpo
+from tasks.merge import merge
+from tasks.node import submit
+from tasks.ollama import ollama
+from tasks.sft import sft
+
+Profile = Literal["a100", "smoke"]
+Recipe = Literal["reference"]
+Until = Literal["dataset", "sft", "grpo", "adapters", "merge", "gguf", "ollama", "evaluate"]
+
+
+# 4 threads: gguf -> ollama beside the two evaluations; the GPU's slot keeps those apart
+@flow(name="finetune", task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]  # its class is generic in a type it never uses
+      persist_result=False)
+def finetune(
+    profile: Profile = "smoke",
+    recipe: Recipe = "reference",
+    overrides: dict[str, Any] | None = None,
+    refresh: list[Until] | None = None,
+    until: Until | None = None,
+) -> State[Any] | Outcome:
+    """From data to a served and evaluated model. Whatever the store holds already is taken from it.
+
+    Args:
+        profile: the machine: its base model, sizes and precision
+        recipe: the training recipe
+        overrides: config values by dotted name, such as {"grpo.max_steps": 20}; never secrets
+        refresh: nodes to make again though the store holds them
+        until: the last node to run; empty runs all
+    """
+    nodes: dict[str, PrefectFuture[Artifact]] = {}
+    try:
+        config = load_config(profile, recipe, overrides=overrides)
+        wanted = preflight.upto(until)
+        preflight.check(config, wanted)
+        again = preflight.stages(refresh or [])
+
+        def node(task: Any, *inputs: str, name: str = "", after: tuple[str, ...] = ()) -> None:
+            """Submit a node unless the run ends before it."""
+            if task.name in wanted or name == "baseline":
+                nodes[name or task.name] = submit(
+                    task, config, *(nodes[i] for i in inputs), refresh=task.name in again, wait_for=[nodes[a] for a in after]
+                )
+
+        node(dataset)
+        node(sft, "dataset")
+        node(grpo, "dataset", "sft")
+        node(adapters, "grpo")
+        node(merge, "adapters")
+        node(gguf, "merge")
+        node(ollama, "gguf")
+        node(evaluate, "merge")
+        if "evaluate" in wanted and config.evaluate.baseline:
+            node(baseline, name="baseline", after=("merge",))
+        made = {name: future.result() for name, future in nodes.items()}
+        outcome = Outcome(artifacts=made, cached=tuple(name for name, future in nodes.items() if future.state.name == "Cached"))
+    except BadInput as error:
+        return Failed(message=str(error), data=error)
+    except StageFailed as failure:
+        return Failed(message=str(failure), data=failure)
+    finally:
+        stage.stop_all()  # on cancel the tasks' own `finally` does not run
+    create_markdown_artifact(summarise(outcome, markdown=True), key="finetune-summary", description="nodes, artifacts and evaluation")
+    return outcome

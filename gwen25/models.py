@@ -1,0 +1,173 @@
+"""Base models: which are known, which architectures can be trained, what a checkpoint on disk is.
+
+    inspect(Path("Qwen2.5-3B"))         architecture, context, dtype, vocabulary; BadInput where it cannot be used
+    tensor_shapes(Path("Qwen2.5-3B"))   name -> shape, read from the safetensors headers alone
+
+To add a base model of a known architecture, add a row to BASE_MODELS; a hub id without a row works too, its licence is then
+read from its card. To add an architecture, add its projections to LORA_TARGETS and check merge and GGUF on it.
+
+Standard library only: preflight asks here in the flow's process, before torch is anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gwen25.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A known hub checkpoint. `context` is max_position_embeddings, in tokens; `licence` an SPDX id or the licence's name."""
+
+    hub_id: str
+    licence: str
+    context: int
+
+
+# Licences are the checkpoints' own, not the family's: of these only the 3B ones are for research, not for commerce.
+BASE_MODELS: Final[dict[str, BaseModel]] = {
+    model.hub_id: model
+    for model in (
+        BaseModel("Qwen/Qwen2.5-0.5B", "Apache-2.0", 32768),
+        BaseModel("Qwen/Qwen2.5-1.5B", "Apache-2.0", 131072),
+        BaseModel("Qwen/Qwen2.5-3B", "Qwen Research", 32768),
+        BaseModel("Qwen/Qwen2.5-7B", "Apache-2.0", 131072),
+        BaseModel("Qwen/Qwen2.5-Coder-0.5B", "Apache-2.0", 32768),
+        BaseModel("Qwen/Qwen2.5-Coder-1.5B", "Apache-2.0", 32768),
+        BaseModel("Qwen/Qwen2.5-Coder-3B", "Qwen Research", 32768),
+        BaseModel("Qwen/Qwen2.5-Coder-7B", "Apache-2.0", 32768),
+    )
+}
+
+# All linear layers of a block, none of the embeddings: they are tied to the head in the small models, and stay the base's.
+LORA_TARGETS: Final[dict[str, tuple[str, ...]]] = {
+    "Qwen2ForCausalLM": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a model directory says of itself. `dtype` as in its config, "float32" where it names none; `licence` None where unknown."""
+
+    architecture: str
+    context: int
+    dtype: str
+    vocab_size: int
+    tied: bool
+    licence: str | None
+
+
+def inspect(directory: Path) -> Checkpoint:
+    """Look at a model directory's config and file names (milliseconds, no weights read).
+
+    Raises BadInput for a directory that is absent, or lacks config.json, weights (*.safetensors) or tokenizer.json, and for
+    an architecture that cannot be trained here.
+    """
+    if not directory.is_dir():
+        raise BadInput(f"no such model directory: {directory}")
+    config = read_config(directory)
+    architectures = config.get("architectures") or []
+    if len(architectures) != 1 or architectures[0] not in LORA_TARGETS:
+        found = ", ".join(map(str, architectures)) or "none named"
+        raise BadInput(f"{directory}/config.json: the architecture is {found}; supported: {', '.join(sorted(LORA_TARGETS))}")
+    if not any(directory.glob("*.safetensors")):
+        raise BadInput(f"{directory}: no weights (*.safetensors); .bin and .gguf files are not read")
+    if not (directory / "tokenizer.json").is_file():
+        raise BadInput(f"{directory}: no tokenizer.json; save the fast tokenizer beside the weights")
+    try:
+        context, vocab_size = int(config["max_position_embeddings"]), int(config["vocab_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{directory}/config.json: max_position_embeddings and vocab_size must be whole numbers ({error})") from error
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    tied = bool(config.get("tie_word_embeddings", False))
+    return Checkpoint(architectures[0], context, dtype, vocab_size, tied, _licence_of_card(directory))
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a model directory, or BadInput."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"{directory}: no config.json; a directory in the Hugging Face layout is expected") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{directory}/config.json cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise BadInput(f"{directory}/config.json: a JSON object is expected")
+    return config
+
+
+def licence(base_model: Mapping[str, Any], directory: Path) -> str | None:
+    """The base model's licence: from the table, else from the card in its directory, else None (unknown).
+
+    `base_model` is the pinned identity: {"id", "revision"} or {"digest"}.
+    """
+    known = BASE_MODELS.get(str(base_model.get("id")))
+    return known.licence if known is not None else _licence_of_card(directory)
+
+
+def name_of(base_model: Mapping[str, Any]) -> str:
+    """How a pinned base model is named in cards and configs: its hub id, or its content digest; never a path of this machine."""
+    return str(base_model["id"]) if "id" in base_model else f"sha256:{base_model['digest']}"
+
+
+def _licence_of_card(directory: Path) -> str | None:
+    """`license_name` (for custom ones) or `license` in the front matter of README.md, as the hub's cards hold it."""
+    try:
+        lines = (directory / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    if not lines or lines[0].strip() != "---":
+        return None
+    found: dict[str, str] = {}
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        key, _, value = line.partition(":")
+        found[key] = value.strip().strip("\"'")
+    return found.get("license_name") or found.get("license") or None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that hold the model: those of the index where there is one, else every one in the directory."""
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(directory.glob("*.safetensors"))
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    files = [directory / Path(name).name for name in names]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise BadInput(f"{directory}: the index names files that are not there: {', '.join(missing)}; fetch the model again")
+    return files
+
+
+def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a checkpoint, from the files' headers. Raises BadInput for a file that is cut off."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(directory):
+        shapes |= {name: tuple(entry["shape"]) for name, entry in read_header(file).items()}
+    return shapes
+
+
+def read_header(file: Path) -> dict[str, dict[str, Any]]:
+    """A safetensors file's header: tensor name -> {"dtype", "shape", "data_offsets"}; BadInput where header and size disagree.
+
+    Format: github.com/huggingface/safetensors, "Format" (8 bytes length, JSON, data).
+    """
+    try:
+        with file.open("rb") as data:
+            (length,) = struct.unpack("<Q", data.read(8))
+            if length > file.stat().st_size - 8:
+                raise ValueError("the header is cut off")
+            header: dict[str, dict[str, Any]] = json.loads(data.read(length))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if file.stat().st_size != 8 + length + end:
+            raise ValueError(f"{file.stat().st_size} bytes where the header tells of {8 + length + end}")
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise BadInput(f"{file} is not a whole safetensors file ({error}); fetch or write it again") from error
+    return header

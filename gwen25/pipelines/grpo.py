@@ -1,0 +1,307 @@
+"""GRPO: the SFT adapter, improved on problems whose answers can be judged.
+
+    python -m gwen25.pipelines.grpo WORK_DIR          (started by `gwen25 grpo`)
+
+Of each prompt a group of completions is sampled; each is rewarded (`gwen25.rewards`), and what did better than its group is
+made likelier (arXiv:2402.03300, by TRL). The adapter goes on from SFT; with beta > 0 a frozen copy of it is the reference
+that the KL holds on to. Prompts are rendered here as text, so no template of TRL's is applied, and sampling stops at each of the
+format's stop tokens.
+
+    payload/   a PEFT adapter directory with its tokenizer, laid out as SFT's
+    aside/     metrics.jsonl, completions.jsonl (samples with their rewards), curves.png, judge/
+
+How this differs from TRL's defaults: the order of the prompts is fixed for the whole run (TRL's own sampler forgets its
+place when a run is resumed after the first epoch), and no prompt is left out because it fills no whole batch.
+A smaller micro-batch saves memory in training, not in sampling: a step's completions are always sampled at once.
+`loss_type: bnpo` alone averages over a micro-batch, so its numbers depend on the split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gwen25 import modeling, models, plots, training
+from gwen25.chat import ChatFormat
+from gwen25.config import GrpoConfig
+from gwen25.data import read_jsonl
+from gwen25.errors import BadInput
+from gwen25.job import Job, Result, main
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from gwen25.rewards.panel import Panel
+
+SAMPLED_EVERY: Final = 5  # optimizer steps between samples in completions.jsonl
+CURVES: Final = ("reward", "frac_reward_zero_std", "kl", "entropy", "completions/clipped_ratio", "completions/mean_length")
+# Result.metrics by TRL's names, as means over the last logs
+SUMMARY: Final = {
+    "reward": "reward",
+    "kl": "kl",
+    "entropy": "entropy",
+    "clipped_ratio": "completions/clipped_ratio",
+    "completion_length": "completions/mean_length",
+    "frac_reward_zero_std": "frac_reward_zero_std",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The rows to train on, and how many were left out because nothing could tell a right answer to them."""
+
+    rows: list[dict[str, Any]]
+    untestable: int
+
+
+def run(job: Job) -> Result:
+    """Train on. Raises BadInput for rows, adapter or batch that cannot be trained with, Unavailable where rewards stay unknown."""
+    config: GrpoConfig = job.config
+    device = modeling.prepare(job)
+    format = _format(job)
+    directory = modeling.base_dir(job)
+    tokenizer = modeling.load_tokenizer(directory, format)
+    panel = make_panel(job, format)
+    prompts = read_prompts(job.inputs["dataset"].payload / "grpo.jsonl", format, judged="judge" in panel.names, config=config)
+    job.say(f"{len(prompts.rows)} prompts; {prompts.untestable} left out, which have neither tests nor a judge")
+    _check_lengths(prompts.rows, tokenizer, config, models.inspect(directory).context)
+
+    start = job.inputs["sft"].payload
+    trainer = make_trainer(job, directory, tokenizer, format, prompts.rows, panel, device)
+    job.say(f"rewards: {', '.join(panel.names)}; {modeling.require_trainable(trainer.model)} trained parameters")
+    steps = training.train(trainer, job)
+    panel.check(last=True)
+
+    moved = distance(modeling.adapter_state(trainer.model), modeling.read_adapter(start))
+    _warn_of_nothing(job, moved)
+    if trainer.is_world_process_zero():
+        modeling.save_adapter(trainer.model, job.payload, job.externals["base_model"])
+        modeling.save_tokenizer(tokenizer, job.payload)
+        plots.curves(job.aside / "curves.png", training.read_metrics(job.aside / "metrics.jsonl"), CURVES, "GRPO")
+    training.finish(trainer, job)
+    return Result({**job.inputs["sft"].facts, "grpo": _facts(job, prompts, panel, steps, moved)}, _metrics(job, panel, moved))
+
+
+def _format(job: Job) -> ChatFormat:
+    """The chat format of the SFT adapter, if that adapter is one of this run's base and format."""
+    facts = job.inputs["sft"].facts
+    if facts["base_model"] != job.externals["base_model"]:
+        raise BadInput(
+            f"the SFT adapter was trained on {models.name_of(facts['base_model'])}, not on "
+            f"{models.name_of(job.externals['base_model'])}; choose the same base_model"
+        )
+    if facts["chat_format"]["name"] != job.config.chat_format:
+        raise BadInput(f"the SFT adapter speaks {facts['chat_format']['name']}, not chat_format={job.config.chat_format}")
+    return modeling.chat_format(facts, "the SFT adapter")
+
+
+def make_panel(job: Job, format: ChatFormat) -> Panel:
+    """The rewards that the key names. Raises BadInput where this process has other ones, such as a judge's key that is gone."""
+    from gwen25.rewards import active
+    from gwen25.rewards.judge import Judge
+    from gwen25.rewards.panel import Panel
+
+    names, keyed = list(active(job.config, job.warn)), list(job.externals["rewards"]["active"])
+    if names != keyed:
+        raise BadInput(f"the run was planned with the rewards {', '.join(keyed)}, and now there are {', '.join(names)}; start it again")
+    judge = Judge(job.config.judge, job.aside / "judge") if "judge" in names else None
+    return Panel(job.config, format, judge, job.runtime.sandbox_workers)
+
+
+def read_prompts(file: Path, format: ChatFormat, *, judged: bool, config: GrpoConfig) -> Prompts:
+    """The rows of a data set's GRPO file, rendered. Rows without tests are left out where no judge is there to score them.
+
+    Raises BadInput, naming the line, for a row without messages, and where no row is left.
+    """
+    rows, untestable = [], 0
+    for number, row in read_jsonl(file):
+        try:
+            messages, tests = row["messages"], row["tests"] if "execution" in config.rewards else []
+            prompt = format.render(messages)
+        except (KeyError, TypeError) as error:
+            raise BadInput(f"{file}, line {number} (row {row.get('id')}): messages and tests are expected ({error!r})") from error
+        if not tests and not judged and not config.allow_format_only:
+            untestable += 1
+            continue
+        rows.append(
+            {
+                "id": str(row.get("id")),
+                "prompt": prompt,
+                # one JSON text a row: Arrow would make one type of all rows' tests
+                "tests": json.dumps(tests, ensure_ascii=False),
+                "func_name": row.get("func_name") or "",
+                "statement": row.get("statement") or _last_user_turn(messages),
+            }
+        )
+    if not rows:
+        raise BadInput(
+            f"{file}: no row to train on: {untestable} have no tests and no judge is set to score them; give the judge its key, "
+            "take rows with tests, or set grpo.allow_format_only=true"
+        )
+    return Prompts(rows, untestable)
+
+
+def _last_user_turn(messages: Sequence[Mapping[str, str]]) -> str:
+    return next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+
+
+def _check_lengths(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, config: GrpoConfig, context: int) -> None:
+    longest = max(rows, key=lambda row: len(row["prompt"]))
+    tokens = len(tokenizer(longest["prompt"])["input_ids"])
+    if tokens + config.max_completion_length > context:
+        raise BadInput(
+            f"grpo.max_completion_length = {config.max_completion_length} and a prompt of {tokens} tokens (row {longest['id']}) are more "
+            f"than the model's context of {context}; lower it, or dataset.max_prompt_length"
+        )
+
+
+def schedule(rows: int, each_step: int, steps: int, seed: int) -> list[int]:
+    """Indices of the prompts of a whole run, `each_step` for each optimizer step: every prompt once before any comes again.
+
+    The order is a function of these numbers alone, so a resumed run goes on where it was, in whichever pass that is.
+    """
+    shuffle = random.Random(seed).shuffle
+    order: list[int] = []
+    while len(order) < each_step * steps:
+        passing = list(range(rows))
+        shuffle(passing)
+        order += passing
+    return order[: each_step * steps]
+
+
+def make_trainer(
+    job: Job,
+    directory: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    format: ChatFormat,
+    rows: Sequence[dict[str, Any]],
+    panel: Panel,
+    device: str,
+) -> Any:
+    """TRL's GRPOTrainer, going on from the SFT adapter. Raises RuntimeError where that adapter would not be trained."""
+    from trl import GRPOConfig as TrlConfig
+    from trl import GRPOTrainer
+
+    config: GrpoConfig = job.config
+    batch = training.split(job, config.per_device_train_batch_size * config.gradient_accumulation_steps)
+    if batch.effective % config.num_generations:
+        raise BadInput(
+            f"grpo: per_device_train_batch_size x gradient_accumulation_steps = {batch.effective} must be divisible by "
+            f"num_generations = {config.num_generations}"
+        )
+    arguments = training.arguments(job, batch, device) | {
+        "max_steps": config.max_steps,
+        "num_generations": config.num_generations,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_completion_length": config.max_completion_length,
+        "mask_truncated_completions": config.mask_truncated_completions,
+        "beta": config.beta,
+        "epsilon": config.epsilon,
+        "loss_type": config.loss_type,
+        "scale_rewards": config.scale_rewards,
+        "reward_weights": panel.weights(),
+        "shuffle_dataset": False,  # `schedule` has shuffled
+    }
+    base = modeling.load_base(
+        directory,
+        tokenizer,
+        format,
+        dtype=config.dtype,
+        device=device,
+        load_in_4bit=config.load_in_4bit,
+        attn_implementation=config.attn_implementation,
+    )
+    return GRPOTrainer(
+        model=modeling.load_adapter(base, job.inputs["sft"].payload, trainable=True),
+        args=TrlConfig(**arguments),
+        reward_funcs=recorded(panel.functions(), job.aside / "completions.jsonl"),
+        train_dataset=_dataset(rows, schedule(len(rows), batch.effective // config.num_generations, config.max_steps, config.seed)),
+        processing_class=tokenizer,
+        callbacks=[training.callback(job)],
+    )
+
+
+def _dataset(rows: Sequence[dict[str, Any]], order: Iterable[int]) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.from_list(list(rows)).select(list(order))
+
+
+def recorded(functions: Sequence[Callable[..., list[float | None]]], file: Path) -> list[Callable[..., list[float | None]]]:
+    """The same functions; every few steps the first completion of a batch and what each gave it are appended to `file`."""
+    given: dict[str, float | None] = {}
+
+    def watch(function: Callable[..., list[float | None]], last: bool) -> Callable[..., list[float | None]]:
+        @wraps(function)
+        def reward(*, prompts: list[str], completions: list[str], trainer_state: Any, **columns: Any) -> list[float | None]:
+            scores = function(prompts=prompts, completions=completions, trainer_state=trainer_state, **columns)
+            given[function.__name__] = scores[0]
+            step = trainer_state.global_step + 1
+            if last and os.environ.get("RANK", "0") == "0" and (step - 1) % SAMPLED_EVERY == 0:
+                row = {"step": step, "id": columns["id"][0], "prompt": prompts[0], "completion": completions[0], "rewards": dict(given)}
+                training.append(file, row)
+            return scores
+
+        return reward
+
+    return [watch(function, at == len(functions) - 1) for at, function in enumerate(functions)]
+
+
+def distance(now: Mapping[str, Any], before: Mapping[str, Any]) -> float:
+    """The largest absolute difference of two adapters' numbers. Raises BadInput where they are not of one shape."""
+    if now.keys() != before.keys():
+        raise BadInput("the SFT adapter holds other matrices than the trained one; train SFT again with this version")
+    return max(float((now[name].float() - before[name].float()).abs().max()) for name in now)
+
+
+def _warn_of_nothing(job: Job, moved: float) -> None:
+    """Say loudly that rewards taught nothing. The adapter may have moved all the same: weight decay needs no reward."""
+    flat = [row.get("frac_reward_zero_std") for row in training.read_metrics(job.aside / "metrics.jsonl")]
+    if flat and all(share in (None, 1.0) for share in flat):
+        job.warn("GRPO LEARNED NOTHING: in no step had any group two different rewards (frac_reward_zero_std was 1 throughout)")
+    if not moved:
+        job.warn("GRPO LEFT THE ADAPTER AS IT WAS: it is equal to SFT's in every bit")
+
+
+def _metrics(job: Job, panel: Panel, moved: float) -> dict[str, Any]:
+    logged = training.read_metrics(job.aside / "metrics.jsonl")
+    metrics: dict[str, Any] = {name: training.recent(logged, source) for name, source in SUMMARY.items()}
+    for name in panel.names:
+        metrics[f"rewards/{name}"] = training.recent(logged, f"rewards/{name}/mean")
+    metrics |= {**panel.metrics(), "adapter_moved": moved}
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _facts(job: Job, prompts: Prompts, panel: Panel, steps: int, moved: float) -> dict[str, Any]:
+    """The recipe as it was really run."""
+    config: GrpoConfig = job.config
+    values: Mapping[str, Any] = config.model_dump(
+        mode="json",
+        include={
+            "learning_rate", "warmup_steps", "optim", "weight_decay", "lr_scheduler_type", "max_grad_norm", "dtype", "load_in_4bit",
+            "num_generations", "temperature", "top_p", "max_completion_length", "mask_truncated_completions", "beta", "epsilon",
+            "loss_type", "scale_rewards", "none_policy", "seed",
+        },
+    )  # fmt: skip
+    return {
+        **values,
+        "effective_batch_size": config.per_device_train_batch_size * config.gradient_accumulation_steps,
+        "steps": steps,
+        "prompts": len(prompts.rows),
+        "untestable": prompts.untestable,
+        "rewards": dict(zip(panel.names, panel.weights(), strict=True)),
+        "adapter_moved": moved,
+        "sft_digest": job.inputs["sft"].digest,
+    }
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,248 @@
+"""SFT: rows of reasoning and code -> a LoRA adapter on the base model.
+
+    python -m gwen25.pipelines.sft WORK_DIR          (started by `gwen25 sft`)
+
+The loss is on the answer only: reasoning, `</think>`, the program, and the `<|im_end|>` that ends it. Rows are made into
+ids here, not by a template of TRL's, so that every row can be held against the seam rule
+ids(prompt) + ids(target) == ids(prompt + target): what is trained is what generation will see. A row that is too long is an
+error, never cut.
+
+    payload/   a PEFT adapter directory with its tokenizer
+    aside/     metrics.jsonl, loss.png
+
+Not here: packing, full fine-tuning, the choice of rows (`dataset`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gwen25 import modeling, models, plots, training
+from gwen25.chat import FORMATS, ChatFormat
+from gwen25.config import SftConfig
+from gwen25.data import read_jsonl
+from gwen25.errors import BadInput
+from gwen25.job import Job, Result, main
+from gwen25.pipelines.hyperparams import recommend_hyperparams
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED: Final = -100  # a label without loss
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One row as ids: `labels` repeat the target's and are IGNORED on the prompt."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """All rows of a file, on disk (a row of 32k tokens is a quarter of a megabyte), and their tokens in all and with loss."""
+
+    dataset: Dataset
+    tokens: int
+    trained: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def run(job: Job) -> Result:
+    """Train the adapter. Raises BadInput for rows or a base model that cannot be trained on."""
+    device = modeling.prepare(job)
+    directory, format = modeling.base_dir(job), FORMATS[job.config.chat_format]
+    tokenizer = modeling.load_tokenizer(directory, format)
+    limit = min(job.config.max_length, models.inspect(directory).context)
+    source = job.inputs["dataset"].payload
+    rows, heldout = (
+        store(tokens(source / f"{name}.jsonl", tokenizer, format, limit), scratch(job) / f"{name}.arrow") for name in ("train", "heldout")
+    )
+    if not len(rows):
+        raise BadInput(f"{source / 'train.jsonl'}: no rows to train on")
+    job, planned = plan(job, len(rows))
+
+    trainer = make_trainer(job, directory, tokenizer, format, rows.dataset, device)
+    job.say(f"{len(rows)} rows, {rows.trained} tokens with loss, {modeling.require_trainable(trainer.model)} trained parameters")
+    steps = training.train(trainer, job)
+
+    metrics = _metrics(trainer, job, heldout)
+    facts = {**lineage(job, directory), "sft": _facts(job, rows, heldout, steps), **planned}
+    if trainer.is_world_process_zero():
+        modeling.save_adapter(trainer.model, job.payload, job.externals["base_model"])
+        modeling.save_tokenizer(tokenizer, job.payload)
+        curves = training.read_metrics(job.aside / "metrics.jsonl")
+        plots.curves(job.aside / "loss.png", curves, ["loss", "mean_token_accuracy", "learning_rate"], "SFT")
+    training.finish(trainer, job)
+    shutil.rmtree(scratch(job))
+    return Result(facts, metrics)
+
+
+def scratch(job: Job) -> Path:
+    """This process's folder for rows as ids, made anew by each attempt."""
+    folder = job.aside / f"rows-{os.environ.get('RANK', '0')}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def tokens(file: Path, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, limit: int) -> Iterator[Tokens]:
+    """The rows of a data set's file as ids, in its order. `limit`: tokens of a row, its end token included.
+
+    Raises BadInput, naming file and line, for a row that is longer, breaks the seam, or holds a stop token in its text.
+    """
+    eos, *others = modeling.stop_ids(tokenizer, format)
+    stops = {eos, *others}
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    for number, row in read_jsonl(file):
+        where = f"{file}, line {number} (row {row.get('id')})"
+        try:
+            prompt, target = format.render(row["messages"]), format.answer(row["reasoning"], row["code"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"{where}: messages, reasoning and code are expected ({type(error).__name__}: {error})") from error
+        before, after = encode(prompt), encode(target)
+        if before + after != encode(prompt + target):
+            raise BadInput(f"{where}: prompt and answer tokenise differently together than apart; the answer must not begin with a newline")
+        if stops & set(after):
+            raise BadInput(f"{where}: the answer holds a stop token of {format.name} in its text; leave the row out")
+        after.append(eos)
+        if len(before) + len(after) > limit:
+            raise BadInput(
+                f"{where}: {len(before) + len(after)} tokens, more than the {limit} that fit; rows are never cut: lower dataset.max_length"
+            )
+        yield Tokens(before + after, [IGNORED] * len(before) + after)
+
+
+def plan(job: Job, rows: int) -> tuple[Job, dict[str, Any]]:
+    """The job with the recommended values in its config where `auto_hparams` asks for them, and what changed, as facts."""
+    config: SftConfig = job.config
+    if not config.auto_hparams:
+        return job, {}
+    fields = ("learning_rate", "gradient_accumulation_steps", "warmup_steps")
+    given = {name: getattr(config, name) for name in fields}
+    found = recommend_hyperparams(rows, **given)
+    taken = {name: getattr(found, name) for name in fields}
+    for reason in found.reasons:
+        job.say(f"auto_hparams: {reason}")
+    changed = {name: {"given": given[name], "taken": taken[name]} for name in fields if given[name] != taken[name]}
+    planned = {"auto_hparams": {"changed": changed, "reasons": list(found.reasons)}}
+    return replace(job, config=config.model_copy(update=taken)), planned
+
+
+def make_trainer(job: Job, directory: Path, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, rows: Dataset, device: str) -> Any:
+    """TRL's SFTTrainer over rows that are tokenised already: it prepares, cuts and drops nothing."""
+    from peft import LoraConfig
+    from trl import SFTConfig as TrlConfig
+    from trl import SFTTrainer
+
+    config: SftConfig = job.config
+    batch = training.split(job, config.per_device_train_batch_size * config.gradient_accumulation_steps)
+    arguments = training.arguments(job, batch, device) | {
+        "num_train_epochs": config.num_train_epochs,
+        "max_steps": config.max_steps,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "per_device_eval_batch_size": 1,  # so that the held-out loss is a mean over rows, whatever the micro-batch
+        "prediction_loss_only": True,
+    }
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(models.LORA_TARGETS[models.inspect(directory).architecture]),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    base = modeling.load_base(
+        directory,
+        tokenizer,
+        format,
+        dtype=config.dtype,
+        device=device,
+        load_in_4bit=config.load_in_4bit,
+        attn_implementation=config.attn_implementation,
+    )
+    return SFTTrainer(
+        model=base,
+        args=TrlConfig(**arguments),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=lora,
+        callbacks=[training.callback(job)],
+    )
+
+
+def store(rows: Iterable[Tokens], file: Path) -> Rows:
+    """Write the rows as they come, as the columns that TRL's collator pads, and map the file into memory."""
+    from datasets import Dataset, Features, List, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    features = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+    total = trained = 0
+    with ArrowWriter(path=str(file), features=features, writer_batch_size=100) as out:
+        for row in rows:
+            out.write({"input_ids": row.input_ids, "labels": row.labels})
+            total += len(row.input_ids)
+            trained += sum(label != IGNORED for label in row.labels)
+        out.finalize()
+    return Rows(Dataset.from_file(str(file)), total, trained)
+
+
+def _metrics(trainer: Any, job: Job, heldout: Rows) -> dict[str, Any]:
+    """Losses per token. Held-out: mean over rows, with the adapter and with the base alone; absent where nothing is held out."""
+    logged = training.read_metrics(job.aside / "metrics.jsonl")
+    metrics: dict[str, Any] = {"loss": training.recent(logged, "loss"), "token_accuracy": training.recent(logged, "mean_token_accuracy")}
+    if len(heldout):
+        metrics["heldout_loss"] = trainer.evaluate(heldout.dataset)["eval_loss"]
+        with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
+            metrics["heldout_loss_base"] = trainer.evaluate(heldout.dataset)["eval_loss"]
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def lineage(job: Job, directory: Path) -> dict[str, Any]:
+    """What everything downstream needs to know: the base, its licence, the format, the data."""
+    dataset = job.inputs["dataset"]
+    return {
+        "base_model": dict(job.externals["base_model"]),
+        "license": models.licence(job.externals["base_model"], directory),
+        "chat_format": {"name": job.config.chat_format, "digest": FORMATS[job.config.chat_format].digest},
+        "context": models.inspect(directory).context,
+        "dataset": {**dataset.facts, "digest": dataset.digest},
+    }
+
+
+def _facts(job: Job, rows: Rows, heldout: Rows, steps: int) -> dict[str, Any]:
+    """The recipe as it was really run."""
+    config: SftConfig = job.config
+    values: Mapping[str, Any] = config.model_dump(
+        mode="json",
+        include={
+            "learning_rate", "warmup_steps", "optim", "weight_decay", "lr_scheduler_type", "max_grad_norm", "dtype", "load_in_4bit",
+            "lora_r", "lora_alpha", "lora_dropout", "num_train_epochs", "seed",
+        },
+    )  # fmt: skip
+    return {
+        **values,
+        "effective_batch_size": config.per_device_train_batch_size * config.gradient_accumulation_steps,
+        "steps": steps,
+        "rows": len(rows),
+        "heldout_rows": len(heldout),
+        "tokens": rows.tokens,
+        "trained_tokens": rows.trained,
+    }
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,150 @@
+"""Everything knowable before the first GPU minute, checked before it.
+
+    check(config, {"dataset", "sft", ...})
+
+Names, batch arithmetic and types are checked as the config is read (`config`); here: the GPU, the disk, the base model, its
+context, the data file, the rewards, launcher and interpreters. Each failure is one BadInput that says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from gwen25 import models, resolve, rewards
+from gwen25.artifacts import Store, home
+from gwen25.config import Config
+from gwen25.errors import BadInput, unknown
+from gwen25.stage import STAGES
+
+_SIZE: Final = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes of a weight
+_GGUF_SIZE: Final = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.07}  # K-quants: below 0.9, on top of a 16-bit file they are made from
+
+
+def stages(names: Iterable[str]) -> list[str]:
+    """The names, if they are stages; BadInput with the nearest right one otherwise."""
+    for name in names:
+        if name not in STAGES:
+            raise unknown("stage", name, STAGES)
+    return list(names)
+
+
+def upto(until: str | None) -> set[str]:
+    """`until` and all it stands on; every stage for None."""
+    if until is None:
+        return set(STAGES)
+    stages([until])
+    wanted = {until}
+    for upstream in STAGES[until].inputs.values():
+        wanted |= upto(upstream)
+    return wanted
+
+
+def check(config: Config, wanted: Collection[str]) -> None:
+    """Raise BadInput for the first thing that would stop a run of these stages later."""
+    store = Store.default()
+    for name in [name for name in STAGES if name in wanted]:
+        _CHECKS.get(name, _nothing)(config)
+    _gpu(config, wanted)
+    _interpreters(config, wanted)
+    _base(config, wanted, store.root)
+
+
+def _nothing(config: Config) -> None:
+    pass
+
+
+def _dataset(config: Config) -> None:
+    _local_rows(config.dataset.source, "dataset.source")
+
+
+def _grpo(config: Config) -> None:
+    rewards.active(config.grpo)
+
+
+def _evaluate(config: Config) -> None:
+    _local_rows(config.evaluate.problems, "evaluate.problems")
+    section = config.evaluate
+    if section.backend == "openai" and not section.base_url:
+        raise BadInput("evaluate.backend=openai needs evaluate.base_url, such as http://127.0.0.1:8000/v1")
+    if section.start_date and section.end_date and section.start_date > section.end_date:
+        raise BadInput(f"evaluate.start_date {section.start_date} is after evaluate.end_date {section.end_date}: no problem lies between")
+
+
+_CHECKS: Final[dict[str, Callable[[Config], None]]] = {"dataset": _dataset, "grpo": _grpo, "evaluate": _evaluate}
+
+
+def _local_rows(source: str, where: str) -> None:
+    """A local data file must be there and hold something; its lines are read, with their numbers, by the stage itself."""
+    if not source.endswith((".jsonl", ".jsonl.gz")):
+        return
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise BadInput(f"{where}: no such file: {path}")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{where}: {path} is empty; JSON lines in the data set's schema are expected")
+
+
+def _gpu(config: Config, wanted: Collection[str]) -> None:
+    needing = [name for name, stage in STAGES.items() if stage.gpu and name in wanted]
+    if config.runtime.device == "cuda" and needing and not gpu_present():
+        raise BadInput(f"{needing[0]} needs a GPU and this machine shows none (no /dev/nvidia*); take --profile smoke, or set runtime.device=cpu")
+
+
+def gpu_present() -> bool:
+    """Whether the NVIDIA driver shows a device; asked of the file system, so that no CUDA context is made here."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def _interpreters(config: Config, wanted: Collection[str]) -> None:
+    for name, python in config.runtime.python.items():
+        if name in wanted and shutil.which(python) is None:
+            raise BadInput(f"runtime.python.{name}: no such interpreter: {python}")
+    for name, launcher in config.runtime.launcher.items():
+        if name in wanted and shutil.which(launcher[0]) is None:
+            raise BadInput(f"runtime.launcher.{name}: no such command: {launcher[0]}")
+
+
+def _base(config: Config, wanted: Collection[str], store: Path) -> None:
+    """The base model's directory, its context and the disk; a hub model's own files are looked at once they are here."""
+    _, folder = resolve.base_model(config, lambda _: None)
+    if folder is None:
+        return
+    model = models.inspect(Path(folder))
+    _context(config, wanted, model.context)
+    _disk(config, wanted, Path(folder), store)
+
+
+def _context(config: Config, wanted: Collection[str], context: int) -> None:
+    lengths = {
+        "sft": ("sft.max_length", config.sft.max_length),
+        "dataset": ("dataset.max_length", config.dataset.max_length),
+        "grpo": ("dataset.max_prompt_length + grpo.max_completion_length", config.dataset.max_prompt_length + config.grpo.max_completion_length),
+        "ollama": ("ollama.num_ctx", config.ollama.num_ctx),
+        "evaluate": ("evaluate.max_tokens", config.evaluate.max_tokens),
+    }
+    for name, (field, length) in lengths.items():
+        if name in wanted and length > context:
+            raise BadInput(f"{field} = {length} tokens is more than the model's context of {context} (max_position_embeddings of {config.base_model})")
+
+
+def _disk(config: Config, wanted: Collection[str], folder: Path, store: Path) -> None:
+    """Merged model, GGUF and the temporary between them must fit; adapters and checkpoints are small beside them."""
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / _SIZE[stored_dtype(folder)]
+    kind = config.gguf.type
+    need = weights * (
+        ("merge" in wanted) * _SIZE[config.merge.dtype] + ("gguf" in wanted) * (_GGUF_SIZE[kind] if kind in _GGUF_SIZE else 0.9 + 2.0)
+    )
+    free = shutil.disk_usage(store).free
+    if need > free:
+        raise BadInput(f"the store {home()} has {free / 1e9:.1f} GB free and the merged model and its GGUF need about {need / 1e9:.1f}; set GWEN25_HOME to a larger disk")
+
+
+def stored_dtype(folder: Path) -> str:
+    """The dtype that a checkpoint's config names; float32 where it names none."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return name if name in _SIZE else "float32"

@@ -1,0 +1,208 @@
+"""Pin what a stage takes from outside, before its key is made.
+
+    resolve("sft", config) -> Resolved(externals={"base_model": {"id": ..., "revision": ...}, ...}, locations={...})
+
+`externals` are part of the key: hub revisions, content digests of local files and folders, of prompts and of the chat
+format, the rewards that will really run, whether an Ollama server answers. `locations` say where those things lie here,
+and are not. A hub that cannot be reached is answered from its local cache, with a warning, or is an error.
+
+Runs in the flow's process: no torch, no transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from gwen25 import chat, models, rewards, samples
+from gwen25.artifacts import Warn, home, sha256_of
+from gwen25.config import Config
+from gwen25.errors import BadInput, Unavailable, unknown
+from gwen25.job import write_json
+
+SAMPLE_PREFIX: Final = "sample:"
+_PROMPTS: Final = ("system", "problem_stdin", "problem_function")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """`externals` by role (keyed) and `locations` by role (not keyed)."""
+
+    externals: dict[str, Any] = field(default_factory=dict)
+    locations: dict[str, str] = field(default_factory=dict)
+
+
+def resolve(stage: str, config: Config, warn: Warn) -> Resolved:
+    """All that `stage` takes from outside. Raises BadInput for what is not there, Unavailable for a hub out of reach."""
+    found = Resolved()
+    for role, pin in _NEEDS[stage].items():
+        external, location = pin(config, warn)
+        found.externals[role] = external
+        if location is not None:
+            found.locations[role] = str(location)
+    return found
+
+
+Pinned = tuple[Any, Path | str | None]
+
+
+def base_model(config: Config, warn: Warn) -> Pinned:
+    """A hub id with its revision, or a directory with its content digest."""
+    name = config.base_model
+    if name.startswith(SAMPLE_PREFIX):
+        folder = _sample_model(name.removeprefix(SAMPLE_PREFIX))
+    elif Path(name).expanduser().exists() or name.startswith((".", "/", "~")):
+        folder = Path(name).expanduser().absolute()
+        models.inspect(folder)
+    else:
+        return {"id": name, "revision": _hub_revision("model", name, warn)}, None
+    return {"digest": folder_digest(folder)}, folder
+
+
+def _tokenizer(config: Config, warn: Warn) -> Pinned:
+    external, folder = base_model(config, warn)
+    if folder is None:
+        return external, None
+    return {"digest": file_digest(Path(folder) / "tokenizer.json")}, folder
+
+
+def _chat_format(config: Config, warn: Warn) -> Pinned:
+    if config.chat_format not in chat.FORMATS:
+        raise unknown("chat format", config.chat_format, chat.FORMATS)
+    return {"name": config.chat_format, "digest": chat.FORMATS[config.chat_format].digest}, None
+
+
+def _prompts(config: Config, warn: Warn) -> Pinned:
+    return {"digest": chat.prompts_digest(*_PROMPTS)}, None
+
+
+def _data(config: Config, warn: Warn) -> Pinned:
+    return _rows(config.dataset.source, "rows.jsonl", warn)
+
+
+def _problems(config: Config, warn: Warn) -> Pinned:
+    return _rows(config.evaluate.problems, "problems.jsonl", warn)
+
+
+def _rows(source: str, sample: str, warn: Warn) -> Pinned:
+    """A data set: packaged samples, a local file, or a hub data set at a revision."""
+    if source == "samples":
+        path = samples.path(sample)
+    elif source.endswith((".jsonl", ".jsonl.gz")) or Path(source).expanduser().exists():
+        path = Path(source).expanduser().absolute()
+        if not path.is_file():
+            raise BadInput(f"no such data file: {path}")
+    else:
+        return {"id": source, "revision": _hub_revision("dataset", source, warn)}, None
+    return {"digest": file_digest(path)}, path
+
+
+def _rewards(config: Config, warn: Warn) -> Pinned:
+    """The rewards that will really run: a judge without its key is a different run."""
+    return rewards.identities(config.grpo, warn), None
+
+
+def _ollama(config: Config, warn: Warn) -> Pinned:
+    from gwen25 import ollama_api
+
+    server = ollama_api.probe_server()
+    if server is None:
+        return {"server": None}, None
+    url, version = server
+    return {"server": version}, url
+
+
+_NEEDS: Final[dict[str, dict[str, Callable[[Config, Warn], Pinned]]]] = {
+    "dataset": {"data": _data, "tokenizer": _tokenizer, "chat_format": _chat_format, "prompts": _prompts},
+    "sft": {"base_model": base_model, "chat_format": _chat_format},
+    "grpo": {"base_model": base_model, "chat_format": _chat_format, "rewards": _rewards},
+    "adapters": {"base_model": base_model, "chat_format": _chat_format},
+    "merge": {"base_model": base_model},
+    "gguf": {},
+    "ollama": {"ollama": _ollama, "prompts": _prompts},
+    "evaluate": {"problems": _problems, "chat_format": _chat_format, "prompts": _prompts},
+}
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the sorted (name, sha256) of a model directory's files, hidden ones left out."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    lines = "".join(f"{file.name}\0{file_digest(file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a local file, remembered by path, size, time and inode so that a large one is read once."""
+    memory = home() / "digests.json"
+    known: dict[str, list[Any]] = {}
+    if memory.exists():
+        try:
+            known = json.loads(memory.read_text(encoding="utf-8"))
+        except ValueError:  # a memory only: lost, it is made again
+            known = {}
+    stat = path.stat()
+    mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    if (entry := known.get(str(path))) and entry[:3] == mark:
+        return str(entry[3])
+    digest = sha256_of(path)
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write_json(memory, {**known, str(path): [*mark, digest]})
+    return digest
+
+
+def _sample_model(name: str) -> Path:
+    if name != "tiny-qwen2":
+        raise unknown("sample model", name, ["tiny-qwen2"])
+    from gwen25.samples import tiny  # numpy, for those who need it
+
+    recipe = sha256_of(Path(tiny.__file__)) + sha256_of(samples.path("tokenizer.json"))
+    folder = home() / "models" / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = folder.with_name(f".{folder.name}.{os.getpid()}")
+        tiny.build(part)
+        try:
+            part.rename(folder)
+        except OSError:  # another process was first, with the same bytes
+            if not folder.exists():
+                raise
+    return folder
+
+
+def _hub_revision(kind: str, name: str, warn: Warn) -> str:
+    """The commit that a hub id's main branch names now; from the local cache where the hub is out of reach."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    cached = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}" / "refs" / "main"
+    try:
+        info = HfApi().repo_info(name, repo_type=kind, timeout=20)
+        return str(info.sha)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise BadInput(
+            f"{kind} {name!r}: neither a local path nor a {kind} on the hub; check the name (private ones need HF_TOKEN)"
+        ) from error
+    except GatedRepoError as error:
+        raise BadInput(f"{kind} {name!r} is gated: accept its terms on the hub and set HF_TOKEN") from error
+    except Exception as error:  # offline mode, httpx's and OS errors have no common root: whatever else it raises is no answer
+        return _cached_revision(kind, name, cached, error, warn)
+
+
+def _cached_revision(kind: str, name: str, cached: Path, error: Exception, warn: Warn) -> str:
+    if cached.is_file():
+        warn(f"the hub did not answer for {kind} {name} ({type(error).__name__}); the cached revision is used")
+        return cached.read_text(encoding="utf-8").strip()
+    raise Unavailable(
+        f"{kind} {name!r} is neither a local path nor in the hub's cache, and the hub did not answer ({type(error).__name__}: {str(error)[:200]})"
+    ) from error
+
+
+def base_as_model(config: Config, warn: Warn = lambda _: None) -> Resolved:
+    """The base model in the place of the artifact that `evaluate` is usually given."""
+    external, location = base_model(config, warn)
+    return Resolved({"model": external}, {} if location is None else {"model": str(location)})

@@ -1,0 +1,447 @@
+"""Stages from the outside: which there are, what makes one's key, how one is run.
+
+    plan = plan_stage("sft", config, {"dataset": artifact}, warn)     resolve what is outside, make the key
+    store.find(plan.stage.name, plan.key, warn)                       a hit?
+    launch(plan, store, on_line)                                      no: a child process makes it, once
+
+`launch` starts the stage in a process of its own (see `supervise`), so that its memory, the GPU's included, is free when
+it ends, and so that the flow's process needs neither torch nor the stage's interpreter. What it was doing survives in the
+work folder; the number of attempts and the micro-batch that ran out of memory are kept there too, because an
+orchestrator's own counts die with its process.
+
+Not here: retries and waiting (`tasks`, or `obtain` below for a single try), order (`flows`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from gwen25 import job
+from gwen25.artifacts import Artifact, Made, Manifest, Store, Warn
+from gwen25.config import Config, RuntimeConfig
+from gwen25.errors import Cause, StageFailed
+from gwen25.resolve import Resolved, resolve
+
+OnLine = Callable[[str], None]
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One node. `inputs` maps the role an artifact plays to the stage that makes it; `version` changes with its results."""
+
+    name: str
+    version: int
+    inputs: Mapping[str, str]
+    gpu: bool = False
+    trains: bool = False
+
+    @property
+    def module(self) -> str:
+        return f"gwen25.pipelines.{self.name}"
+
+
+STAGES: Final[dict[str, Stage]] = {
+    stage.name: stage
+    for stage in (
+        Stage("dataset", 1, {}),
+        Stage("sft", 1, {"dataset": "dataset"}, gpu=True, trains=True),
+        Stage("grpo", 1, {"dataset": "dataset", "sft": "sft"}, gpu=True, trains=True),
+        Stage("adapters", 1, {"adapter": "grpo"}),
+        Stage("merge", 1, {"adapter": "adapters"}, gpu=True),
+        Stage("gguf", 1, {"model": "merge"}),
+        Stage("ollama", 1, {"gguf": "gguf"}),
+        Stage("evaluate", 1, {"model": "merge"}, gpu=True),
+    )
+}
+
+# fields that stand in `externals` by content, and fields that change how long a stage takes but not what it computes
+_BY_CONTENT: Final = frozenset({"base_model", "chat_format", "source", "problems"})
+_UNKEYED: Final = frozenset(
+    {"save_steps", "logging_steps", "smoke_tokens", "timeout_seconds", "max_retries", "max_concurrency", "baseline"}
+)
+# majors that may change results without a change of ours: a hit made by another one warns
+_WATCHED: Final = ("gwen25", "torch", "transformers", "trl", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A stage, its key and all that the child will be told."""
+
+    stage: Stage
+    key: str
+    section: dict[str, Any]
+    keyed: dict[str, Any]
+    resolved: Resolved
+    inputs: dict[str, Artifact]
+    runtime: RuntimeConfig
+
+
+def plan_stage(name: str, config: Config, inputs: dict[str, Artifact], warn: Warn, extra: Resolved | None = None) -> Plan:
+    """Resolve and key one stage. `extra` adds things from outside, such as a model directory in the place of an artifact.
+
+    Key = sha256 of (stage, VERSION, keyed section, externals, input digests), cut to 32 hexadecimal digits.
+    """
+    stage = STAGES[name]
+    resolved = resolve(name, config, warn)
+    if extra is not None:
+        resolved = Resolved({**resolved.externals, **extra.externals}, {**resolved.locations, **extra.locations})
+    section = getattr(config, name).model_dump(mode="json")
+    keyed = keyed_section(section)
+    parts = [name, stage.version, keyed, resolved.externals, {role: artifact.digest for role, artifact in inputs.items()}]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+    return Plan(stage, key, section, keyed, resolved, inputs, config.runtime)
+
+
+def keyed_section(section: dict[str, Any]) -> dict[str, Any]:
+    """The part of a section that changes numbers. The micro-batch counts as its product with the accumulation only."""
+    keyed: dict[str, Any] = {
+        name: keyed_section(value) if isinstance(value, dict) else value
+        for name, value in section.items()
+        if name not in _BY_CONTENT | _UNKEYED
+    }
+    if "gradient_accumulation_steps" in keyed:
+        keyed["effective_batch_size"] = keyed.pop("per_device_train_batch_size") * keyed.pop("gradient_accumulation_steps")
+    return keyed
+
+
+def find(plan: Plan, store: Store, warn: Warn) -> Artifact | None:
+    """The plan's artifact, if the store holds it intact; says so where another major version made it."""
+    artifact = store.find(plan.stage.name, plan.key, warn)
+    if artifact is not None:
+        made_by = Manifest.read(artifact.path).provenance.get("packages", {})
+        for package in _WATCHED:
+            then, now = made_by.get(package), _version(package)
+            if then and now and then.split(".")[0] != now.split(".")[0]:
+                warn(
+                    f"{plan.stage.name}:{plan.key[:8]} was made with {package} {then}, this is {now}; `--refresh {plan.stage.name}` makes it again"
+                )
+    return artifact
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def launch(plan: Plan, store: Store, on_line: OnLine, on_progress: OnProgress = lambda _: None) -> Artifact:
+    """Run the stage in a child process and publish what it made. One attempt; the work folder survives a failure.
+
+    Waits where another run is making the same key, and then takes that run's artifact. Raises StageFailed.
+    """
+    waited = False
+
+    def wait() -> None:
+        nonlocal waited
+        if not waited:
+            on_line(f"waiting: another run is making {plan.stage.name}:{plan.key[:8]}")
+            waited = True
+        if _stopping.is_set():
+            raise StageFailed(plan.stage.name, "cancelled", None, "cancelled while waiting for another run")
+
+    with store.lock(plan.stage.name, plan.key, wait) as lock:
+        if (made := store.find(plan.stage.name, plan.key, on_line)) is not None:
+            return made
+        work = store.work(plan.stage.name, plan.key)
+        for folder in (work, work / "payload", work / "aside"):
+            folder.mkdir(exist_ok=True)
+        return _attempt(plan, store, work, lock, on_line, on_progress)
+
+
+def _attempt(plan: Plan, store: Store, work: Path, lock: int, on_line: OnLine, on_progress: OnProgress) -> Artifact:
+    attempts = _read(work / "attempts.json").get("attempts", [])
+    micro_batch = _micro_batch(plan, attempts)
+    for name in ("result.json", "failure.json"):
+        (work / name).unlink(missing_ok=True)
+    job.write_json(work / "request.json", _request(plan, micro_batch))
+    if attempts:
+        on_line(f"attempt {len(attempts) + 1}; the last one ended: {attempts[-1]['cause'].replace('_', ' ')}")
+    started = time.time()
+    child = _Child(plan, work, lock)
+    tail = child.follow(work / "aside" / "log.txt", on_line, on_progress)
+    seconds = round(time.time() - started, 3)
+    result = _read(work / "result.json")
+    if child.exit_code == 0 and result:
+        _record(work, attempts, {"cause": "done", "seconds": seconds, "micro_batch": micro_batch})
+        provenance = {**result["provenance"], "seconds": seconds, "attempts": len(attempts) + 1, "micro_batch": micro_batch, **_git()}
+        return store.publish(
+            Made(
+                plan.stage.name,
+                plan.stage.version,
+                plan.key,
+                plan.section,
+                plan.resolved.externals,
+                plan.inputs,
+                result["facts"],
+                result["metrics"],
+                provenance,
+            )
+        )
+    failure = _read(work / "failure.json")
+    cause = _cause(child, failure)
+    _record(work, attempts, {"cause": cause, "seconds": seconds, "micro_batch": micro_batch})
+    message = failure.get("message") or _explain(cause, child.exit_code)
+    if cause == "out_of_memory" and micro_batch == 1:
+        message += "; the micro-batch is 1 already: shorten the context, set load_in_4bit, or take a larger GPU"
+    retry = cause not in ("bad_input", "cancelled") and (cause != "out_of_memory" or (micro_batch or 0) > 1)
+    raise StageFailed(plan.stage.name, cause, child.exit_code, message, tail, retry=retry)
+
+
+def obtain(
+    plan: Plan, store: Store, on_line: OnLine, on_progress: OnProgress = lambda _: None, *, refresh: bool = False
+) -> tuple[Artifact, bool]:
+    """The artifact and whether it was there already: look-up, else launch with retries by cause. For use without Prefect."""
+    if refresh and store.find(plan.stage.name, plan.key, on_line) is not None:
+        store.set_aside(plan.stage.name, plan.key)
+    if (hit := find(plan, store, on_line)) is not None:
+        return hit, True
+    delay = plan.runtime.retry_delay_seconds
+    for left in range(plan.runtime.max_retries, -1, -1):
+        try:
+            return launch(plan, store, on_line, on_progress), False
+        except StageFailed as failure:
+            if not left or not failure.retry:
+                raise
+            on_line(f"{failure}; another attempt in {delay:g} s")
+            time.sleep(delay)
+            delay *= 2
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _request(plan: Plan, micro_batch: int | None) -> dict[str, Any]:
+    return {
+        "stage": plan.stage.name,
+        "section_name": plan.stage.name,
+        "version": plan.stage.version,
+        "key": plan.key,
+        "section": plan.section,
+        "inputs": {role: artifact.model_dump(mode="json") for role, artifact in plan.inputs.items()},
+        "externals": plan.resolved.externals,
+        "locations": plan.resolved.locations,
+        "runtime": plan.runtime.model_dump(mode="json"),
+        "micro_batch": micro_batch,
+    }
+
+
+def _micro_batch(plan: Plan, attempts: list[dict[str, Any]]) -> int | None:
+    """Rows of a micro-batch for the next attempt: halved (to a divisor of the effective batch) once for each loss of memory."""
+    if not plan.stage.trains:
+        return None
+    size = int(plan.section["per_device_train_batch_size"])
+    effective = size * int(plan.section["gradient_accumulation_steps"])
+    for attempt in attempts:
+        if attempt["cause"] == "out_of_memory" and attempt["micro_batch"]:
+            size = min(size, max(1, int(attempt["micro_batch"]) // 2))
+    while effective % size:
+        size -= 1
+    return size
+
+
+def _cause(child: _Child, failure: dict[str, Any]) -> Cause:
+    if child.timed_out:
+        return "timeout"
+    if child.cancelled:
+        return "cancelled"
+    if failure:
+        cause: Cause = failure["cause"]
+        return cause
+    if child.exit_code in (128 + signal.SIGKILL, -signal.SIGKILL):
+        return "out_of_memory" if child.host_oom_kills() else "killed"
+    if child.exit_code in (128 + signal.SIGTERM, -signal.SIGTERM):
+        return "cancelled" if _stopping.is_set() else "killed"
+    return "crashed"
+
+
+def _explain(cause: Cause, exit_code: int | None) -> str:
+    texts = {
+        "timeout": "it ran past runtime.timeout_seconds",
+        "cancelled": "it was cancelled",
+        "killed": "its process was killed from outside",
+        "out_of_memory": "the kernel killed it for memory: this machine has too little RAM for it",
+    }
+    return texts.get(cause, f"its process ended with status {exit_code} and no word of why; its log ends:")
+
+
+def _record(work: Path, attempts: list[dict[str, Any]], attempt: dict[str, Any]) -> None:
+    job.write_json(work / "attempts.json", {"attempts": [*attempts, attempt]})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A small JSON object of ours; {} where there is none (written whole or not at all: see job.write_json)."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return value
+
+
+def _git() -> dict[str, str]:
+    """The checkout's commit, where gwen25 runs from one; recorded, not keyed."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git_commit": commit}
+
+
+# --- the child -------------------------------------------------------------------------------------------------------
+
+_RUNNING: set[_Child] = set()
+_stopping = threading.Event()
+
+
+def stop_all() -> None:
+    """End every stage this process started, within their grace time. For a flow's `finally`: a task's does not run on cancel."""
+    _stopping.set()
+    try:
+        children = list(_RUNNING)
+        for child in children:
+            child.cancel()
+        for child in children:
+            child.wait()
+    finally:
+        _stopping.clear()
+
+
+class _Child:
+    """A running stage: its process, its output, how it ended."""
+
+    def __init__(self, plan: Plan, work: Path, lock: int):
+        self.plan = plan
+        self.cancelled = self.timed_out = False
+        self._oom_before = _oom_kills()
+        name, runtime = plan.stage.name, plan.runtime
+        python = runtime.python.get(name, sys.executable)  # type: ignore[call-overload]
+        launcher = runtime.launcher.get(name, (python,))  # type: ignore[call-overload]
+        supervisor = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(Path(__file__).with_name("supervise.py")),
+            str(os.getpid()),
+            str(runtime.grace_seconds),
+        ]
+        self.process = subprocess.Popen(
+            [*supervisor, *launcher, "-m", plan.stage.module, str(work)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock,),
+            env=_environment(plan),
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        _RUNNING.add(self)
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.process.returncode
+
+    def follow(self, log: Path, on_line: OnLine, on_progress: OnProgress) -> list[str]:
+        """Hand on each line until the child has ended; keeps them in `log`. Returns the last 20."""
+        tail: list[str] = []
+        redact = Redactor()
+        timer = threading.Timer(self.plan.runtime.timeout_seconds or 0, self._time_out)
+        if self.plan.runtime.timeout_seconds:
+            timer.start()
+        try:
+            assert self.process.stdout is not None
+            with log.open("a", encoding="utf-8") as kept:
+                for raw in self.process.stdout:
+                    line = redact(raw.rstrip("\n"))[:10_000]
+                    if line.startswith(job.PROGRESS):
+                        on_progress(json.loads(line.removeprefix(job.PROGRESS)))
+                        continue
+                    kept.write(line + "\n")
+                    kept.flush()
+                    tail = [*tail[-19:], line]
+                    on_line(line)
+            self.process.wait()
+        except BaseException:  # Ctrl-C, a cancelled task: nothing may be left running
+            self.cancel()
+            self.wait()
+            raise
+        finally:
+            timer.cancel()
+            _RUNNING.discard(self)
+        return tail
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.process.terminate()
+
+    def wait(self) -> None:
+        try:
+            self.process.wait(self.plan.runtime.grace_seconds + 5)
+        except subprocess.TimeoutExpired:  # the supervisor itself hangs: its death takes the command along
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def host_oom_kills(self) -> bool:
+        """Whether the kernel killed a process for memory since this child began."""
+        return _oom_kills() > self._oom_before
+
+    def _time_out(self) -> None:
+        self.timed_out = True
+        self.process.terminate()
+
+
+def _oom_kills() -> int:
+    """The kernel's count of out-of-memory kills (proc(5), vmstat: oom_kill); of the whole machine."""
+    found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _environment(plan: Plan) -> dict[str, str]:
+    """The child's environment: the caller's, less Prefect's own, plus what makes output prompt and runs repeatable."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # torch's deterministic algorithms on CUDA ask for it
+        "TOKENIZERS_PARALLELISM": "false",  # its threads and the data loader's forks deadlock
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "MPLBACKEND": "Agg",
+    }
+    if plan.runtime.cuda_visible_devices is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = plan.runtime.cuda_visible_devices
+    if plan.runtime.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if plan.runtime.num_threads is not None:
+        environment["OMP_NUM_THREADS"] = str(plan.runtime.num_threads)
+    return environment
+
+
+class Redactor:
+    """Takes secrets of the environment out of a line before anybody sees it."""
+
+    _SECRET: Final = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|AUTH)", re.IGNORECASE)
+
+    def __init__(self) -> None:
+        # shorter values are words, not secrets: "1" or "true" must not blank a log
+        self._values = {value: name for name, value in os.environ.items() if self._SECRET.search(name) and len(value) >= 8}
+
+    def __call__(self, line: str) -> str:
+        for value, name in self._values.items():
+            if value in line:
+                line = line.replace(value, f"[{name}]")
+        return line

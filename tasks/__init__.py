@@ -1,0 +1,1 @@
+"""Manners: one Prefect task a node. Order is in `flows`, work in `gwen25.pipelines`."""

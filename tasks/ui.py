@@ -1,0 +1,106 @@
+"""What a node shows in Prefect's UI: a progress bar while it runs, a page about its artifact after.
+
+A broken page or bar never fails the work: the server may be gone for an hour while a training goes on.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextvars
+import html
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+
+from gwen25.artifacts import Artifact, Manifest
+
+PROGRESS_SECONDS = 2.0  # every update is an event that the server keeps for a week
+PICTURE_BYTES = 100_000  # larger pages take the UI seconds to open
+
+
+class Progress:
+    """A progress bar, sent from a thread of its own: an update blocks while the server is away, the reading of logs must not."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._latest: dict[str, Any] | None = None
+        self._ended = threading.Event()
+        context = contextvars.copy_context()  # artifacts attach to the task run by context
+        self._thread = threading.Thread(target=context.run, args=(self._send_all,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join(timeout=5)
+
+    def update(self, progress: dict[str, Any]) -> None:
+        """Keep the newest {"step", "total", ...}; it is sent within two seconds."""
+        self._latest = progress
+
+    def _send_all(self) -> None:
+        logger = get_run_logger()
+        artifact: UUID | None = None
+        sent: dict[str, Any] | None = None
+        while True:
+            ended = self._ended.wait(PROGRESS_SECONDS)
+            latest = self._latest
+            if latest is not None and latest is not sent and latest.get("total"):
+                percent, text = 100.0 * latest["step"] / latest["total"], _describe(latest)
+                try:
+                    if artifact is None:
+                        made = create_progress_artifact(percent, key=f"progress-{self._name}", description=text)
+                        assert isinstance(made, UUID)  # a coroutine only where an event loop runs
+                        artifact = made
+                    else:
+                        update_progress_artifact(artifact, percent, description=text)
+                    sent = latest
+                except Exception as error:  # whatever the server does, the training goes on
+                    logger.debug("the progress bar could not be updated: %s", error)
+            if ended:
+                return
+
+
+def _describe(progress: Mapping[str, Any]) -> str:
+    numbers = [f"{name} {value:.4g}" for name, value in progress.items() if isinstance(value, float)]
+    return f"step {progress['step']} of {progress['total']}" + (": " + ", ".join(numbers) if numbers else "")
+
+
+def publish(artifact: Artifact) -> None:
+    """A page about an artifact: facts, metrics, report, curves."""
+    try:
+        create_markdown_artifact(page(artifact), key=f"{artifact.stage}-artifact", description=f"{artifact.stage}:{artifact.key[:8]}")
+    except Exception as error:  # the artifact is in the store; its page is not worth the run
+        get_run_logger().warning("no page for %s: %s", artifact.stage, error)
+
+
+def page(artifact: Artifact) -> str:
+    """The Markdown of an artifact's page."""
+    manifest = Manifest.read(artifact.path)
+    parts = [f"## {artifact.stage}:{artifact.key[:8]}", f"`{artifact.path}`"]
+    parts += [report.read_text(encoding="utf-8") for report in sorted(artifact.payload.glob("report.md"))]
+    parts += [_table("metric", manifest.metrics), _table("fact", manifest.facts)]
+    parts += [_picture(picture) for picture in sorted(artifact.path.glob("*/*.png")) if picture.stat().st_size < PICTURE_BYTES]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(kind: str, values: Mapping[str, Any]) -> str:
+    rows = [f"| {name} | {_cell(value)} |" for name, value in values.items() if value is not None]
+    return "\n".join([f"| {kind} | value |", "|---|---|", *rows]) if rows else ""
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return html.escape(text if len(text) <= 300 else text[:300] + "...").replace("|", "\\|").replace("\n", " ")
+
+
+def _picture(path: Path) -> str:
+    return f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"

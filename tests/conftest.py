@@ -1,0 +1,38 @@
+"""What many tests need: real data where it is at hand, the tiny model, a clean environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No key, host or store of the developer's reaches a test; nothing is looked up on the network."""
+    for name in ("AUTO_HPARAMS", "GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "OLLAMA_HOST", "HF_TOKEN", "PREFECT_API_URL", "GWEN25_FAULTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("GWEN25_HOME", str(tmp_path_factory.getbasetemp() / "gwen25-home"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data: GWEN25_TEST_DATA, or ../shared/data beside the checkout. Skips where there is none."""
+    folder = Path(os.environ.get("GWEN25_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set GWEN25_TEST_DATA to a folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke profile's base model, built once."""
+    from gwen25.samples import tiny
+
+    folder = tmp_path_factory.mktemp("tiny-qwen2")
+    tiny.build(folder)
+    return folder

@@ -1,0 +1,253 @@
+"""The evaluation stage on the tiny model: what it writes, that it goes on where it died, and what its page says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gwen25 import samples
+from gwen25.benchmarks import livecodebench
+from gwen25.config import load_config
+from gwen25.errors import BadInput, SandboxUnavailable
+from gwen25.generate import Sample, Sampling
+from gwen25.job import Input, Job, Result
+from gwen25.pipelines import evaluate
+
+FIXED = {"evaluate.n": 5, "evaluate.max_tokens": 12, "evaluate.batch_size": 8, "evaluate.temperature": 1.0}
+
+
+def make_job(work: Path, model: Path | None = None, merged: Path | None = None, problems_at: Path | None = None, **overrides: Any) -> Job:
+    settings = {**FIXED, **{f"evaluate.{name}": value for name, value in overrides.items()}}
+    config = load_config("smoke", overrides=settings)
+    for name in ("payload", "aside"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+    inputs = {"model": Input("merge", "k" * 32, "d" * 64, merged, {"chat_format": "chatml-think"}, {})} if merged else {}
+    return Job(
+        stage="evaluate",
+        key="key",
+        config=config.evaluate,
+        inputs=inputs,
+        externals={"problems": {"digest": "e" * 64}, **({} if merged else {"model": {"digest": "f" * 64}})},
+        locations={"problems": str(problems_at or samples.path("problems.jsonl")), **({"model": str(model)} if model else {})},
+        runtime=config.runtime,
+        micro_batch=None,
+        work=work,
+    )
+
+
+def payload(job: Job) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in job.payload.iterdir()}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Result]:
+    """One evaluation of the tiny model from beginning to end."""
+    job = make_job(tmp_path_factory.mktemp("whole"), tiny_model)
+    return job, evaluate.run(job)
+
+
+def test_the_payload_is_a_report_and_every_sample(whole: tuple[Job, Result]) -> None:
+    job, result = whole
+    assert sorted(payload(job)) == ["report.json", "report.md", "results.png", "samples.jsonl"]
+    summary = json.loads((job.payload / "report.json").read_text())
+    problems = livecodebench.load(samples.path("problems.jsonl"))
+    rows = lines(job.payload / "samples.jsonl")
+    assert [row["question_id"] for row in rows] == [problem.id for problem in problems]
+    assert all(len(row[name]) == 5 for row in rows for name in ("outputs", "statuses", "truncated", "tokens"))
+    assert summary["samples"] == 5 * len(problems) == sum(summary["verdicts"].values())
+    assert summary["truncated"] == sum(sum(row["truncated"]) for row in rows)
+    assert summary["no_code"] == sum(row["statuses"].count("no_code") for row in rows) == summary["verdicts"].get("no_code", 0)
+    assert summary["problems"]["all"] == len(problems) == sum(count for name, count in summary["problems"].items() if name != "all")
+    assert result.metrics["pass@1"] == summary["scores"]["all"]["1"]["value"]
+    assert result.facts["n"] == 5 and result.facts["problems_from"] == {"digest": "e" * 64}
+    page = (job.payload / "report.md").read_text()
+    assert "not with the model's own template" in page and "strict" in page
+    assert (job.payload / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert not any(str(job.work).encode() in data for data in payload(job).values())
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_an_evaluation_that_died_ends_with_the_same_bytes(
+    whole: tuple[Job, Result], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    done, _ = whole
+    job = make_job(tmp_path, tiny_model)
+    journal = (done.aside / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (job.aside / "samples.jsonl").write_bytes(b"".join(journal[:kept]) + journal[kept][: len(journal[kept]) // 2])
+    (job.aside / "verdicts.jsonl").write_bytes((done.aside / "verdicts.jsonl").read_bytes().splitlines(keepends=True)[0][:-1])
+    asked: list[set[int]] = []
+    real = evaluate.Transformers.generate
+
+    def watched(self: Any, prompts: Sequence[Any], sampling: Sampling, skip: set[int]) -> Iterator[tuple[int, list[Sample]]]:
+        asked.append(skip)
+        return real(self, prompts, sampling, skip)
+
+    monkeypatch.setattr(evaluate.Transformers, "generate", watched)
+    evaluate.run(job)
+    assert [len(skip) for skip in asked] == [kept]
+    assert payload(job) == payload(done)
+    assert sorted((job.aside / "samples.jsonl").read_bytes().splitlines()) == sorted(line.strip() for line in journal)
+
+
+def test_death_in_the_middle_of_sampling_loses_one_batch(
+    whole: tuple[Job, Result], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, real = make_job(tmp_path, tiny_model), evaluate.Transformers.generate
+
+    def dying(self: Any, *arguments: Any) -> Iterator[tuple[int, list[Sample]]]:
+        for count, made in enumerate(real(self, *arguments)):
+            if count == 3:
+                raise MemoryError
+            yield made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate.Transformers, "generate", dying)
+        with pytest.raises(MemoryError):
+            evaluate.run(job)
+    assert len(lines(job.aside / "samples.jsonl")) == 3
+    assert payload(job) == {}
+    evaluate.run(job)
+    assert payload(job) == payload(whole[0])
+
+
+@pytest.mark.slow
+def test_a_killed_child_is_taken_up_by_the_next(tiny_model: Path, tmp_path: Path) -> None:
+    longer = {"max_tokens": 60, "batch_size": 5, "max_problems": 8}  # eight batches, long enough to be hit between two
+    job, straight = make_job(tmp_path / "killed", tiny_model, **longer), make_job(tmp_path / "straight", tiny_model, **longer)
+    request = {
+        "stage": "evaluate",
+        "key": job.key,
+        "section_name": "evaluate",
+        "section": job.config.model_dump(mode="json"),
+        "inputs": {},
+        "externals": job.externals,
+        "locations": job.locations,
+        "runtime": job.runtime.model_dump(mode="json"),
+        "micro_batch": None,
+    }
+    (job.work / "request.json").write_text(json.dumps(request))
+    command = [sys.executable, "-m", "gwen25.pipelines.evaluate", str(job.work)]
+    journal = job.aside / "samples.jsonl"
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while child.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    assert 2 <= journal.read_bytes().count(b"\n") < 8
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "answered by an earlier attempt" in done.stdout, done.stdout + done.stderr
+    result = json.loads((job.work / "result.json").read_text())
+    assert result["metrics"] == evaluate.run(straight).metrics
+    assert payload(job) == payload(straight)
+
+
+def test_nothing_is_loaded_where_all_is_answered(whole: tuple[Job, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(tmp_path, tmp_path / "no model here")
+    (job.aside / "samples.jsonl").write_bytes((whole[0].aside / "samples.jsonl").read_bytes())
+    evaluate.run(job)
+    assert payload(job) == payload(whole[0])
+
+
+def test_a_merged_model_is_evaluated_in_its_own_format(whole: tuple[Job, Result], tiny_model: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "payload").symlink_to(tiny_model)
+    job = make_job(tmp_path / "work", merged=merged)
+    result = evaluate.run(job)
+    assert result.metrics == whole[1].metrics
+    assert result.facts["model"] == "merge:kkkkkkkk"
+    assert "own template" not in (job.payload / "report.md").read_text()
+
+
+def test_a_model_of_another_version_of_its_format_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, merged=tiny_model)
+    stale = Input("merge", "k" * 32, "d" * 64, tiny_model, {"chat_format": {"name": "chatml-think", "digest": "0" * 64}}, {})
+    with pytest.raises(BadInput, match="another version of the chat format"):
+        evaluate.run(Job(**{**vars(job), "inputs": {"model": stale}}))
+
+
+class Recited:
+    """A model that knows the samples' first answer by heart and gives another text for the rest: what is judged is real."""
+
+    def __init__(self, texts: list[list[str]]):
+        self.texts = texts
+
+    def generate(self, prompts: Sequence[Any], sampling: Sampling, skip: Any = ()) -> Iterator[tuple[int, list[Sample]]]:
+        for index in range(len(prompts)):
+            yield index, [Sample(text, 1, False) for text in self.texts[index]]
+
+
+def test_scores_count_what_the_sandbox_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = tmp_path / "problems.jsonl"
+    test = {"input": "4\n", "output": "8\n", "testtype": "stdin"}
+    row = {"question_content": "Print twice the number.", "starter_code": "", "contest_date": "2024-01-01", "metadata": "{}"}
+    asked = {"a": "hard", "b": "easy"}
+    rows = [
+        {**row, "question_id": name, "difficulty": kind, "public_test_cases": [test], "private_test_cases": []}
+        for name, kind in asked.items()
+    ]
+    problems.write_text("".join(json.dumps(found) + "\n" for found in rows))
+    right, wrong = "x\n</think>\n\n```python\nprint(2 * int(input()))\n```", "x\n</think>\n\n```python\nprint(4)\n```"
+    monkeypatch.setattr(evaluate._Model, "load", lambda self: Recited([[right, wrong], [wrong, "no code"]]))
+    job = make_job(tmp_path / "work", tmp_path, problems_at=problems, n=2)
+    result = evaluate.run(job)
+    summary = json.loads((job.payload / "report.json").read_text())
+    assert [(row["question_id"], row["c"]) for row in summary["rows"]] == [("a", 1), ("b", 0)]
+    assert summary["verdicts"] == {"no_code": 1, "passed": 1, "wrong": 2}
+    assert result.metrics == {"pass@1": 0.25, "pass@1/easy": 0.0, "pass@1/hard": 0.5, "truncated": 0.0, "no_code": 0.25, "samples": 4}
+    assert summary["scores"]["all"]["5"] is None  # two samples say nothing about five
+    page = (job.payload / "report.md").read_text()
+    assert "| **pass@5** | – |" in page
+    assert summary["window"] == {"start_date": None, "end_date": None, "first": "2024-01-01", "last": "2024-01-01"}
+
+
+def test_greedy_says_that_its_samples_are_copies(tiny_model: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, tiny_model, temperature=0, max_problems=2, max_tokens=4)
+    evaluate.run(job)
+    assert all(len(set(row["outputs"])) == 1 and len(row["outputs"]) == 5 for row in lines(job.payload / "samples.jsonl"))
+    assert "counted 5 times" in (job.payload / "report.md").read_text()
+
+
+def test_without_a_sandbox_nothing_is_sampled(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise SandboxUnavailable("no isolation here")
+
+    monkeypatch.setattr(livecodebench, "grade_many", away)
+    job = make_job(tmp_path, tiny_model)
+    with pytest.raises(SandboxUnavailable):
+        evaluate.run(job)
+    assert not (job.aside / "samples.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"backend": "openai"}, r"set evaluate\.base_url"),
+        ({"chat_format": "other"}, "unknown chat format 'other'"),
+        ({"max_tokens": 4096}, "exceed the model's context"),
+        ({"start_date": "2099-01-01"}, "no problem from 2099-01-01"),
+    ],
+)
+def test_bad_input_is_said_before_the_work(tiny_model: Path, tmp_path: Path, overrides: dict[str, Any], words: str) -> None:
+    job = make_job(tmp_path, tiny_model, **{name: value for name, value in overrides.items() if name != "chat_format"})
+    if "chat_format" in overrides:
+        job = Job(**{**vars(job), "config": job.config.model_copy(update=overrides)})
+    with pytest.raises(BadInput, match=words):
+        evaluate.run(job)
+    assert payload(job) == {}
+
+
+def test_no_model_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no model to evaluate"):
+        evaluate.run(make_job(tmp_path))

@@ -1,0 +1,229 @@
+"""GRPO on the tiny model: it moves the adapter by rewards, no interruption changes the result, and bad input is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gwen25 import modeling, training
+from gwen25.data import read_jsonl
+from gwen25.errors import BadInput
+from gwen25.job import Input, Job, Result
+from gwen25.pipelines import grpo, sft
+from tests.pipelines import training_jobs as jobs
+
+REWARDS = {"rewards": {"active": ["format_exact", "format_approximate", "execution"], "judge": None}}
+# 4 prompts, two a step: the second pass over them begins with step 3
+FIVE_STEPS = {
+    "grpo__max_steps": 5,
+    "grpo__save_steps": 1,
+    "grpo__max_completion_length": 56,
+    "grpo__rewards": ["format_exact", "format_approximate", "execution"],
+}
+
+Make = Callable[..., Job]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Input:
+    return jobs.dataset(tmp_path_factory.mktemp("dataset") / "a", rows=4, heldout=0)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, data: Input) -> Input:
+    """An SFT adapter that has half learned the format, so that some of a group's completions keep it and some do not."""
+    section = jobs.config(sft__max_steps=24, sft__save_steps=100, sft__lora_r=32, sft__lora_alpha=64, sft__learning_rate=0.01).sft
+    job = jobs.job("sft", tmp_path_factory.mktemp("sft"), section, tiny_model, {"dataset": data}, micro_batch=8)
+    return jobs.artifact(job.work, "sft", sft.run(job).facts)
+
+
+def _job(work: Path, base: Path, data: Input, adapter: Input, micro_batch: int = 8, **overrides: object) -> Job:
+    section = jobs.config(**{**FIVE_STEPS, **overrides}).grpo
+    return jobs.job("grpo", work, section, base, {"dataset": data, "sft": adapter}, REWARDS, micro_batch)
+
+
+@pytest.fixture
+def make(tmp_path: Path, tiny_model: Path, data: Input, adapter: Input) -> Make:
+    def make(micro_batch: int = 8, dataset: Input = data, sft: Input = adapter, **overrides: object) -> Job:
+        return _job(tmp_path / "work", tiny_model, dataset, sft, micro_batch, **overrides)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, data: Input, adapter: Input) -> tuple[Job, Result]:
+    """Five steps without an interruption."""
+    job = _job(tmp_path_factory.mktemp("straight"), tiny_model, data, adapter)
+    return job, grpo.run(job)
+
+
+def test_it_trains_the_adapter_by_rewards(straight: tuple[Job, Result], adapter: Input) -> None:
+    job, result = straight
+    before, after = (modeling.read_adapter(folder) for folder in (adapter.payload, job.payload))
+    assert before.keys() == after.keys()
+    assert result.metrics["adapter_moved"] == grpo.distance(after, before) > 1e-4
+    rows = [row for _, row in read_jsonl(job.aside / "metrics.jsonl")]
+    assert any(row["frac_reward_zero_std"] < 1 for row in rows), "no group had a signal: this test would prove nothing"
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)  # the reference is the SFT policy itself
+    assert rows[-1]["kl"] > 1e-4
+    assert 0 < result.metrics["clipped_ratio"] < 1  # some completions end of themselves: the stop tokens work
+    assert result.metrics["coverage"] == 1.0
+    assert result.metrics["rewards/format_approximate"] > 0
+    json.dumps([result.facts, result.metrics], allow_nan=False)
+
+
+def test_facts_carry_the_lineage_and_the_recipe(straight: tuple[Job, Result], adapter: Input) -> None:
+    facts = straight[1].facts
+    assert {name: facts[name] for name in adapter.facts} == dict(adapter.facts)
+    assert facts["grpo"]["effective_batch_size"] == 8 and facts["grpo"]["steps"] == 5 and facts["grpo"]["prompts"] == 4
+    assert facts["grpo"]["rewards"] == {"format_exact": 0.1, "format_approximate": 0.1, "execution": 1.0}
+
+
+def test_payload_is_the_policy_alone(straight: tuple[Job, Result], adapter: Input, tiny_model: Path) -> None:
+    job, _ = straight
+    made = jobs.files(job.payload)
+    assert made.keys() == jobs.files(adapter.payload).keys()  # no `ref` folder, no card, no training_args.bin
+    for name, content in made.items():
+        assert str(tiny_model).encode() not in content and str(job.work).encode() not in content, name
+    assert made["adapter_config.json"] == jobs.files(adapter.payload)["adapter_config.json"]
+    assert not (job.aside / "checkpoints").exists()
+
+
+def test_samples_show_completions_with_each_reward(straight: tuple[Job, Result], data: Input) -> None:
+    rows = [row for _, row in read_jsonl(straight[0].aside / "completions.jsonl")]
+    assert [row["step"] for row in rows] == [1]
+    assert rows[0]["rewards"].keys() == {"format_exact", "format_approximate", "execution"}
+    assert rows[0]["prompt"].endswith("<|im_start|>assistant\n<think>\n") and rows[0]["completion"]
+    assert not any(stop in rows[0]["completion"] for stop in jobs.FORMAT.stop)
+
+
+def test_resuming_in_a_later_pass_changes_no_bit(make: Make, straight: tuple[Job, Result], tmp_path: Path, monkeypatch) -> None:
+    import torch
+
+    job = make()
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    (faults / "grpo-oom-4").touch()
+    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
+    with pytest.raises(torch.OutOfMemoryError):
+        grpo.run(job)
+    assert not list(job.payload.iterdir())
+    result = grpo.run(job)
+    assert jobs.losses(job) == jobs.losses(straight[0])
+    assert jobs.files(job.payload) == jobs.files(straight[0].payload)
+    assert result.facts == straight[1].facts
+    assert (job.aside / "completions.jsonl").read_text() == (straight[0].aside / "completions.jsonl").read_text()
+
+
+def test_a_smaller_micro_batch_samples_the_same_completions(make: Make, straight: tuple[Job, Result]) -> None:
+    job = make(micro_batch=2)
+    grpo.run(job)
+    for mine, other in zip(
+        training.read_metrics(job.aside / "metrics.jsonl"), training.read_metrics(straight[0].aside / "metrics.jsonl"), strict=True
+    ):
+        assert mine["num_tokens"] == other["num_tokens"]
+        assert mine["reward"] == pytest.approx(other["reward"], abs=1e-6)
+        assert mine["loss"] == pytest.approx(other["loss"], abs=1e-4)
+
+
+def test_an_adapter_that_would_not_be_trained_is_refused(make: Make, monkeypatch) -> None:
+    from peft import PeftModel
+
+    load = PeftModel.from_pretrained
+    monkeypatch.setattr(PeftModel, "from_pretrained", lambda base, folder, is_trainable: load(base, folder))  # TRL itself would say nothing
+    with pytest.raises(RuntimeError, match="no parameter of the adapter is trainable"):
+        grpo.run(make())
+
+
+def test_equal_rewards_are_a_loud_warning(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    result = grpo.run(make(grpo__rewards=["execution"], grpo__max_steps=1, grpo__max_completion_length=8) | _only("execution"))
+    assert "GRPO LEARNED NOTHING" in capsys.readouterr().out
+    assert result.metrics["frac_reward_zero_std"] == 1.0
+
+
+class _only:
+    """`job | _only(name)`: the job with one active reward."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __ror__(self, job: Job) -> Job:
+        return replace(job, externals={**job.externals, "rewards": {"active": [self.name], "judge": None}})
+
+
+def test_rewards_other_than_the_planned_ones_are_refused(make: Make) -> None:
+    with pytest.raises(BadInput, match=r"planned with the rewards execution, and now"):
+        grpo.run(make() | _only("execution"))
+
+
+def test_an_adapter_of_another_base_or_format_is_refused(make: Make, adapter: Input) -> None:
+    for change, told in (
+        ({"base_model": {"id": "Qwen/Qwen2.5-3B", "revision": "abc"}}, r"trained on Qwen/Qwen2.5-3B, not on sha256:0"),
+        ({"chat_format": {"name": "other", "digest": "x"}}, r"speaks other, not chat_format=chatml-think"),
+        ({"chat_format": {"name": jobs.FORMAT.name, "digest": "x"}}, r"another version of the chat format"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            grpo.run(make(sft=replace(adapter, facts={**adapter.facts, **change})))
+
+
+def _without_tests(file: Path, keep: int) -> Path:
+    rows = [row for _, row in read_jsonl(file)]
+    for row in rows[keep:]:
+        row["tests"] = []
+    out = file.with_name(f"keep-{keep}.jsonl")
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return out
+
+
+def test_rows_that_nothing_can_judge_are_left_out_and_counted(data: Input) -> None:
+    config = jobs.config().grpo
+    some, none = (_without_tests(data.payload / "grpo.jsonl", keep) for keep in (1, 0))
+    prompts = grpo.read_prompts(some, jobs.FORMAT, judged=False, config=config)
+    assert (len(prompts.rows), prompts.untestable) == (1, 3)
+    assert json.loads(prompts.rows[0]["tests"])[0].keys() == {"input", "output", "kind"}
+    assert len(grpo.read_prompts(some, jobs.FORMAT, judged=True, config=config).rows) == 4
+    with pytest.raises(BadInput, match=r"no row to train on: 4 have no tests and no judge"):
+        grpo.read_prompts(none, jobs.FORMAT, judged=False, config=config)
+    format_only = jobs.config(grpo__allow_format_only=True).grpo
+    assert len(grpo.read_prompts(none, jobs.FORMAT, judged=False, config=format_only).rows) == 4
+
+
+def test_a_row_without_messages_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "grpo.jsonl"
+    file.write_text('{"id": "x", "tests": []}\n')
+    with pytest.raises(BadInput, match=r"line 1 \(row x\): messages and tests are expected"):
+        grpo.read_prompts(file, jobs.FORMAT, judged=True, config=jobs.config().grpo)
+
+
+def test_completions_must_fit_the_context(make: Make) -> None:
+    with pytest.raises(BadInput, match=r"grpo.max_completion_length = 2000 and a prompt of \d+ tokens .* context of 2048"):
+        grpo.run(make(grpo__max_completion_length=2000))
+
+
+def test_the_schedule_shows_every_prompt_before_any_again() -> None:
+    order = grpo.schedule(rows=5, each_step=2, steps=10, seed=1)
+    assert len(order) == 20
+    for start in range(0, 20, 5):
+        assert sorted(order[start : start + 5]) == [0, 1, 2, 3, 4]
+    assert order == grpo.schedule(5, 2, 10, 1) != grpo.schedule(5, 2, 10, 2)
+    assert grpo.schedule(5, 2, 20, 1)[:20] == order  # a longer run begins the same way
+    assert sorted(grpo.schedule(rows=1, each_step=3, steps=1, seed=0)) == [0, 0, 0]  # fewer prompts than a step takes
+
+
+@pytest.mark.slow
+def test_the_real_child_survives_sigkill(make: Make, straight: tuple[Job, Result], tmp_path: Path) -> None:
+    job = make()
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    (faults / "grpo-kill-3").touch()
+    dead = jobs.run_child(job, faults)
+    assert dead.returncode == -9 and not (job.work / "result.json").exists()
+    done = jobs.run_child(job, faults)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming after step 2 of 5" in done.stdout
+    assert jobs.files(job.payload) == jobs.files(straight[0].payload)
+    assert json.loads((job.work / "result.json").read_text())["facts"] == straight[1].facts

@@ -1,0 +1,240 @@
+"""SFT on the tiny model: what is trained, what is refused, and that no interruption changes the result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gwen25 import modeling, models
+from gwen25.errors import BadInput
+from gwen25.job import Cancelled, Input, Job, terminating
+from gwen25.pipelines import sft
+from tests.pipelines import training_jobs as jobs
+
+
+# 12 rows in batches of 8: two steps an epoch, the second of them smaller. Rank 64: matrices of 4096 numbers and more, since
+# bitsandbytes keeps the state of smaller ones in 32 bits.
+SIX_STEPS = {"sft__max_steps": 6, "sft__save_steps": 1, "sft__lora_r": 64, "sft__lora_alpha": 128}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Input:
+    return jobs.dataset(tmp_path_factory.mktemp("dataset") / "a")
+
+
+@pytest.fixture
+def make(tmp_path: Path, tiny_model: Path, data: Input):
+    def make(name: str = "work", micro_batch: int = 8, dataset: Input = data, **overrides: object) -> Job:
+        section = jobs.config(**{**SIX_STEPS, **overrides}).sft
+        return jobs.job("sft", tmp_path / name, section, tiny_model, {"dataset": dataset}, micro_batch=micro_batch)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, data: Input) -> tuple[Job, sft.Result]:
+    """Six steps without an interruption."""
+    section = jobs.config(**SIX_STEPS).sft
+    job = jobs.job("sft", tmp_path_factory.mktemp("straight"), section, tiny_model, {"dataset": data}, micro_batch=8)
+    return job, sft.run(job)
+
+
+def test_loss_is_on_the_answer_and_its_end_token_only(make, tiny_model: Path, data: Input, tmp_path: Path) -> None:
+    job = make()
+    tokenizer = modeling.load_tokenizer(tiny_model, jobs.FORMAT)
+    rows = sft.store(sft.tokens(data.payload / "train.jsonl", tokenizer, jobs.FORMAT, 512), tmp_path / "rows.arrow")
+    trainer = sft.make_trainer(job, tiny_model, tokenizer, jobs.FORMAT, rows.dataset, "cpu")
+    seen, trained = set(), 0
+    for batch in trainer.get_train_dataloader():  # what the model is really given, collator and padding included
+        for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+            real = ids[mask.bool()]
+            answer = labels[labels != -100]
+            prompt = real[: len(real) - len(answer)]
+            assert (labels[: len(prompt)] == -100).all() and (labels[mask == 0] == -100).all()
+            assert labels[len(prompt) : len(real)].tolist() == real[len(prompt) :].tolist()
+            assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n<think>\n")
+            text = tokenizer.decode(answer)
+            assert text.endswith("\n```<|im_end|>") and text.count("<|im_end|>") == 1 and "</think>\n\n```python\n" in text
+            assert jobs.FORMAT.parse(text).well_formed
+            seen.add(tokenizer.decode(prompt))
+            trained += len(answer)
+    assert len(seen) == 12 and trained == rows.trained
+
+
+def test_payload_is_a_portable_adapter(straight: tuple[Job, sft.Result], tiny_model: Path) -> None:
+    job, _ = straight
+    assert sorted(path.name for path in job.payload.iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    for name, content in jobs.files(job.payload).items():
+        assert str(tiny_model).encode() not in content and str(job.work).encode() not in content, name
+    config = json.loads((job.payload / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == f"sha256:{jobs.BASE['digest']}"
+    assert config["target_modules"] == sorted(models.LORA_TARGETS["Qwen2ForCausalLM"])
+    assert (job.payload / "chat_template.jinja").read_text() == jobs.FORMAT.jinja
+    assert not (job.aside / "checkpoints").exists() and not (job.aside / "rows-0").exists()
+    assert (job.aside / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_learns_and_says_what_it_did(straight: tuple[Job, sft.Result]) -> None:
+    job, result = straight
+    losses = jobs.losses(job)
+    assert len(losses) == 6 and losses[-1] < losses[0] - 1
+    assert result.metrics["heldout_loss"] < result.metrics["heldout_loss_base"] - 1
+    assert result.facts["sft"]["effective_batch_size"] == 8 and result.facts["sft"]["steps"] == 6
+    assert result.facts["chat_format"] == {"name": jobs.FORMAT.name, "digest": jobs.FORMAT.digest}
+    assert result.facts["dataset"]["license"] == "CC-BY-4.0" and result.facts["base_model"] == jobs.BASE
+    assert "auto_hparams" not in result.facts
+    json.dumps([result.facts, result.metrics], allow_nan=False)
+
+
+@pytest.mark.parametrize("died_before", [4, 5], ids=["within an epoch", "between epochs"])
+def test_resuming_changes_no_bit(make, straight: tuple[Job, sft.Result], died_before: int, tmp_path: Path, monkeypatch) -> None:
+    import torch
+
+    job = make()
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    (faults / f"sft-oom-{died_before}").touch()
+    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
+    with pytest.raises(torch.OutOfMemoryError):
+        sft.run(job)
+    assert not list(faults.iterdir())  # once
+    assert not list(job.payload.iterdir())
+    with (job.aside / "metrics.jsonl").open("a") as out:
+        out.write('{"step": 99, "loss": 1.0}\n{"step": 1')  # logged, and half logged, after the last checkpoint
+    result = sft.run(job)
+    assert jobs.files(job.payload) == jobs.files(straight[0].payload)
+    assert jobs.losses(job) == jobs.losses(straight[0])
+    assert result == straight[1]
+
+
+def test_a_smaller_micro_batch_after_an_oom_gives_the_same_losses(
+    make, straight: tuple[Job, sft.Result], tmp_path: Path, monkeypatch
+) -> None:
+    import torch
+
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    (faults / "sft-oom-4").touch()
+    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
+    with pytest.raises(torch.OutOfMemoryError):
+        sft.run(make(micro_batch=8))
+    job = make(micro_batch=4)
+    result = sft.run(job)
+    assert jobs.losses(job) == pytest.approx(jobs.losses(straight[0]), abs=1e-4)
+    assert result.metrics["heldout_loss"] == pytest.approx(straight[1].metrics["heldout_loss"], abs=1e-4)
+    assert result.facts == straight[1].facts
+
+
+def test_sigterm_saves_stops_and_goes_on(make, straight: tuple[Job, sft.Result], monkeypatch) -> None:
+    job = make(sft__save_steps=100)
+    monkeypatch.setattr(Job, "progress", lambda self, step, total, **metrics: terminating.set() if step == 2 else None)
+    try:
+        with pytest.raises(Cancelled):
+            sft.run(job)
+    finally:
+        terminating.clear()
+    monkeypatch.undo()
+    assert [folder.name for folder in (job.aside / "checkpoints").glob("checkpoint-*")] == ["checkpoint-3"]
+    sft.run(job)
+    assert jobs.files(job.payload) == jobs.files(straight[0].payload)
+
+
+def test_a_death_after_the_last_step_trains_no_further(make, straight: tuple[Job, sft.Result], monkeypatch) -> None:
+    job = make(sft__max_steps=3)  # ends within an epoch: a trainer that goes on would take a fourth step
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "_metrics", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sft.run(job)
+    sft.run(job)
+    again = make("again", sft__max_steps=3)
+    sft.run(again)
+    assert jobs.files(job.payload) == jobs.files(again.payload)
+    assert len(jobs.losses(job)) == 3
+
+
+def test_auto_hparams_are_applied_and_told(make, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    many = jobs.dataset(tmp_path / "many", rows=120, heldout=0)
+    job = make(dataset=many, micro_batch=4, sft__auto_hparams=True, sft__max_steps=1, sft__per_device_train_batch_size=4)
+    result = sft.run(job)
+    said = capsys.readouterr().out
+    assert result.facts["auto_hparams"]["changed"] == {
+        "learning_rate": {"given": 0.005, "taken": 0.00417},
+        "gradient_accumulation_steps": {"given": 1, "taken": 8},
+    }
+    assert result.facts["sft"]["effective_batch_size"] == 32 and result.facts["sft"]["learning_rate"] == 0.00417
+    assert "auto_hparams: learning_rate" in said
+    assert "heldout_loss" not in result.metrics  # nothing was held out: not measured, not zero
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"reasoning": "word " * 600}, r"line 2 \(row row-1\).*tokens, more than the 512 that fit"),
+        ({"code": "print('<|im_end|>')"}, "line 2.*stop token"),
+        ({"reasoning": None}, "line 2.*messages, reasoning and code"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_named(tmp_path: Path, tiny_model: Path, change: dict[str, object], told: str) -> None:
+    file = jobs.dataset(tmp_path / "data", rows=3, heldout=0).payload / "train.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[1] |= change
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = modeling.load_tokenizer(tiny_model, jobs.FORMAT)
+    with pytest.raises(BadInput, match=told):
+        list(sft.tokens(file, tokenizer, jobs.FORMAT, 512))
+
+
+def test_the_seam_is_held_on_every_row(tmp_path: Path, shared_data: Path, tiny_model: Path) -> None:
+    """In Qwen2.5's vocabulary `>` merges with the newlines after it: a target that begins with one is refused."""
+    from dataclasses import replace
+
+    from transformers import PreTrainedTokenizerFast
+
+    class Loose(type(jobs.FORMAT)):  # the mistake: the answer keeps its leading newline
+        def answer(self, reasoning: str, code: str) -> str:
+            return "\n" + super().answer(reasoning, code)
+
+    qwen = next((shared_data / "tokenizer").rglob("tokenizer.json*"))
+    import gzip
+
+    text = gzip.decompress(qwen.read_bytes()) if qwen.suffix == ".gz" else qwen.read_bytes()
+    (tmp_path / "tokenizer.json").write_bytes(text)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    tokenizer.eos_token = jobs.FORMAT.eos
+    file = jobs.dataset(tmp_path / "data", rows=3, heldout=0).payload / "train.jsonl"
+    assert len(list(sft.tokens(file, tokenizer, jobs.FORMAT, 512))) == 3
+    loose = Loose(**{field: getattr(jobs.FORMAT, field) for field in ("name", "jinja", "ollama", "eos", "pad", "stop")})
+    with pytest.raises(BadInput, match=r"line 1 .*tokenise differently together"):
+        list(sft.tokens(file, tokenizer, replace(loose), 512))
+
+
+def test_an_empty_data_set_is_bad_input(make, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no rows to train on"):
+        sft.run(make(dataset=jobs.dataset(tmp_path / "none", rows=0, heldout=0)))
+
+
+def test_a_loss_that_is_not_a_number_ends_the_stage(make) -> None:
+    with pytest.raises(BadInput, match=r"the loss is nan at step \d"):
+        sft.run(
+            make(sft__learning_rate=1.0, sft__warmup_steps=0, sft__max_grad_norm=1e30, sft__optim="adamw_torch", sft__weight_decay=1e30)
+        )
+
+
+@pytest.mark.slow
+def test_the_real_child_survives_sigkill(make, straight: tuple[Job, sft.Result], tmp_path: Path) -> None:
+    job = make()
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    (faults / "sft-kill-4").touch()
+    dead = jobs.run_child(job, faults)
+    assert dead.returncode == -9 and not (job.work / "result.json").exists()
+    done = jobs.run_child(job, faults)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming after step 3 of 6" in done.stdout
+    assert jobs.files(job.payload) == jobs.files(straight[0].payload)
+    told = json.loads((job.work / "result.json").read_text())
+    assert told["facts"] == straight[1].facts and told["metrics"] == straight[1].metrics

@@ -1,0 +1,133 @@
+"""Jobs for the training stages: the sample rows as a data set, the tiny model as base, and a way to run the real child."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gwen25 import samples
+from gwen25.chat import FORMATS, problem_messages
+from gwen25.config import Config, load_config
+from gwen25.data import Problem, TestCase, read_jsonl
+from gwen25.job import Input, Job, write_json
+
+FORMAT = FORMATS["chatml-think"]
+BASE = {"digest": "0" * 64}
+SMOKE = {"runtime.num_threads": 1}
+
+
+def config(**overrides: Any) -> Config:
+    """The smoke profile on one thread, with `section__key=value` overrides."""
+    return load_config("smoke", overrides={**SMOKE, **{name.replace("__", "."): value for name, value in overrides.items()}})
+
+
+def artifact(folder: Path, stage: str, facts: Mapping[str, Any]) -> Input:
+    """A made artifact in `folder`, whose payload is there already."""
+    manifest = {"stage": stage, "key": f"{stage}-key", "digest": f"{stage}-digest", "facts": dict(facts), "metrics": {}}
+    write_json(folder / "manifest.json", manifest)
+    return Input(stage, manifest["key"], manifest["digest"], folder, dict(facts), {})
+
+
+def dataset(folder: Path, rows: int = 12, heldout: int = 2) -> Input:
+    """Short sums and products: SFT rows, held-out rows and GRPO rows in the data set stage's own layout."""
+    payload = folder / "payload"
+    payload.mkdir(parents=True)
+    made = [_row(number) for number in range(rows + heldout)]
+    _write(payload / "train.jsonl", made[:rows])
+    _write(payload / "heldout.jsonl", made[rows:])
+    _write(payload / "grpo.jsonl", [_grpo_row(number) for number in range(rows)])
+    return artifact(folder, "dataset", {"rows": rows, "heldout_rows": heldout, "license": "CC-BY-4.0", "source": "samples"})
+
+
+def _problem(number: int) -> Problem:
+    task = ("sum", "product", "difference")[number % 3]
+    tests = tuple(TestCase(f"{a} {number}\n", f"{_answer(task, a, number)}\n") for a in (2, 5))
+    return Problem(f"row-{number}", f"Read two integers and print their {task}. Case {number}.", tests)
+
+
+def _answer(task: str, a: int, b: int) -> int:
+    return {"sum": a + b, "product": a * b, "difference": a - b}[task]
+
+
+def _row(number: int) -> dict[str, Any]:
+    problem = _problem(number)
+    sign = "+*-"[number % 3]
+    code = f"a, b = map(int, input().split())\nprint(a {sign} b)"
+    reasoning = "Read both. " * (1 + number % 4) + f"Then use {sign}."
+    return {"id": problem.id, "messages": problem_messages(problem), "reasoning": reasoning, "code": code}
+
+
+def _grpo_row(number: int) -> dict[str, Any]:
+    problem = _problem(number)
+    tests = [{"input": test.input, "output": test.output, "kind": test.kind} for test in problem.tests]
+    return {
+        "id": problem.id,
+        "messages": problem_messages(problem),
+        "statement": problem.statement,
+        "tests": tests,
+        "func_name": None,
+        "starter_code": "",
+        "difficulty": "easy",
+    }
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def job(
+    stage: str,
+    work: Path,
+    section: Any,
+    base: Path,
+    inputs: Mapping[str, Input],
+    externals: Mapping[str, Any] | None = None,
+    micro_batch: int | None = None,
+) -> Job:
+    """A Job in this process; payload/ and aside/ are made as `job.main` would."""
+    for name in ("payload", "aside"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+    pinned = {"base_model": BASE, "chat_format": {"name": FORMAT.name, "digest": FORMAT.digest}, **(externals or {})}
+    return Job(stage, "k", section, inputs, pinned, {"base_model": str(base)}, config().runtime, micro_batch, work)
+
+
+def run_child(made: Job, faults: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the stage's real module on a request.json that says what the Job says."""
+    request = {
+        "stage": made.stage,
+        "section_name": made.stage,
+        "version": 1,
+        "key": made.key,
+        "section": made.config.model_dump(mode="json"),
+        "inputs": {role: {"path": str(given.path)} for role, given in made.inputs.items()},
+        "externals": dict(made.externals),
+        "locations": dict(made.locations),
+        "runtime": made.runtime.model_dump(mode="json"),
+        "micro_batch": made.micro_batch,
+    }
+    for name in ("result.json", "failure.json"):
+        (made.work / name).unlink(missing_ok=True)
+    write_json(made.work / "request.json", request)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **({} if faults is None else {"GWEN25_FAULTS": str(faults)})}
+    command = [sys.executable, "-m", f"gwen25.pipelines.{made.stage}", str(made.work)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def losses(made: Job) -> list[float]:
+    """The logged losses, one a step; every step once and in order."""
+    rows = [row for _, row in read_jsonl(made.aside / "metrics.jsonl")]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def sample_rows() -> int:
+    return sum(1 for _ in read_jsonl(samples.path("rows.jsonl")))

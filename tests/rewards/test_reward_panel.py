@@ -1,0 +1,301 @@
+"""The panel: what an unknown score does to its completion, its group, and, through TRL itself, to the advantages."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gwen25 import sandbox
+from gwen25.chat import FORMATS
+from gwen25.config import GrpoConfig, JudgeConfig
+from gwen25.errors import BadInput, JudgeUnavailable, SandboxUnavailable, Unavailable
+from gwen25.rewards.judge import Judge
+from gwen25.rewards.panel import Panel
+from tests.rewards.judging_service import Reply, Service
+
+FORMAT = FORMATS["chatml-think"]
+TESTS = json.dumps([{"input": "1 2\n", "output": "3\n", "kind": "stdin"}])
+RIGHT, WRONG = "print(sum(map(int, input().split())))", "print(4)"
+
+
+def answer(code: str) -> str:
+    return FORMAT.answer("A thought.", code)
+
+
+def untidy(code: str) -> str:
+    """Right or wrong as `code` is, but not well formed."""
+    return answer(code) + "\nThat is all."
+
+
+def panel(service: Service | None, folder: Path, **settings: Any) -> Panel:
+    """A panel whose judge is the local service; every failure is final, so that a test decides which score is unknown."""
+    if service is None:
+        return Panel(GrpoConfig(**settings), FORMAT, None, sandbox_workers=1)
+    judge = JudgeConfig(provider="openai", model="local", base_url=f"{service.url}/v1", max_retries=0, timeout_seconds=20)
+    config = GrpoConfig(judge=judge, **settings)
+    return Panel(config, FORMAT, Judge(judge, folder), sandbox_workers=1)
+
+
+def by_the_code(number: int, prompt: str) -> Reply:
+    """The service: down where the program says so, else the score that the program names."""
+    code = prompt.split("candidate program ------\n")[1].split("\n------ ")[0]
+    return Reply(status=503) if "outage" in code else Reply(json.dumps({"score": float(code.rsplit("#", 1)[1])}))
+
+
+def call(panel: Panel, completions: list[Any], **columns: list[Any]) -> dict[str, list[float | None]]:
+    prompts = columns.pop("prompts", ["a problem"] * len(completions))
+    names = [function.__name__ for function in panel.functions()]
+    given = {"statement": ["a problem"] * len(completions), **columns}
+    scores = [function(prompts=prompts, completions=completions, completion_ids=[], **given) for function in panel.functions()]
+    return dict(zip(names, scores, strict=True))
+
+
+def judged(*scores: float | None) -> list[str]:
+    """Answers that the service scores so; None is one during its outage."""
+    return [answer(f"print()  # {'outage' if score is None else ''} #{score or 0}") for score in scores]
+
+
+@pytest.fixture
+def isolation() -> None:
+    try:
+        sandbox.probe()
+    except SandboxUnavailable as error:
+        pytest.skip(f"programs cannot be isolated here: {error}")
+
+
+@pytest.mark.usefixtures("isolation")
+def test_tests_decide_where_a_row_has_them_and_the_judge_elsewhere(service: Service, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    completions = [answer(RIGHT), answer(WRONG), *judged(0.75, 0.0)]
+    table = call(
+        panel(service, tmp_path, num_generations=2), completions, tests_json=[TESTS, TESTS, "", None], func_name=[None, "", None, None]
+    )
+    assert table["execution"] == [1.0, 0.0, None, None]
+    assert table["judge"] == [None, None, 0.75, 0.0]
+    assert table["format_exact"] == table["format_approximate"] == [1.0] * 4
+    assert len(service.prompts) == 2, "a program with tests is not shown to the judge"
+
+
+@pytest.mark.usefixtures("isolation")
+def test_rows_of_tests_strings_and_chats_are_read_alike(tmp_path: Path) -> None:
+    texts = [answer(RIGHT), untidy(RIGHT), answer(WRONG), "cut off while think"]
+    chats = [[{"role": "assistant", "content": text}] for text in texts]
+    plain = call(panel(None, tmp_path), texts, tests_json=[TESTS] * 4)
+    assert plain == call(panel(None, tmp_path), chats, tests=[json.loads(TESTS)] * 4)
+    assert plain["execution"] == [1.0, 1.0, 0.0, 0.0]
+    assert plain["format_exact"] == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_policy_completion_takes_every_reward_of_an_unknown_completion(service: Service, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    table = call(panel(service, tmp_path, none_policy="completion"), judged(1.0, None, 0.0, None))
+    assert table["judge"] == [1.0, None, 0.0, None]
+    assert table["format_exact"] == table["format_approximate"] == [1.0, None, 1.0, None]
+
+
+def test_policy_group_takes_correctness_from_the_whole_group_and_no_other(service: Service, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    table = call(panel(service, tmp_path, none_policy="group"), [*judged(1.0, None, 0.0, 1.0), *judged(0.5, 0.0, 1.0, 0.0)])
+    assert table["judge"] == [None] * 4 + [0.5, 0.0, 1.0, 0.0]
+    assert table["format_exact"] == [1.0] * 8
+
+
+@pytest.mark.usefixtures("isolation")
+@pytest.mark.parametrize("allowed", [False, True])
+def test_rows_that_nothing_can_judge_teach_form_only_where_that_is_allowed(tmp_path: Path, allowed: bool) -> None:
+    table = call(
+        panel(None, tmp_path, num_generations=2, allow_format_only=allowed), [answer(RIGHT)] * 4, tests_json=[TESTS, TESTS, "", ""]
+    )
+    assert table["execution"] == [1.0, 1.0, None, None]
+    assert table["format_exact"] == [1.0, 1.0, *([1.0] * 2 if allowed else [None] * 2)]
+
+
+def test_a_batch_is_scored_once_and_an_equal_one_again(service: Service, tmp_path: Path) -> None:
+    service.reply = lambda number, prompt: Reply(json.dumps({"score": number / 10}))
+    this = panel(service, tmp_path, rewards=("format_exact", "format_approximate", "judge"))
+    call(this, judged(1.0, 1.0, 0.0, 0.5))
+    assert len(service.prompts) == 3 and this.tools.judge is not None
+    before = this.tools.judge.counts["cache_hits"]
+    call(this, judged(1.0, 1.0, 0.0, 0.5))
+    assert this.tools.judge.counts["cache_hits"] == before + 4, "one look at the judge for three functions"
+    mixed = this.functions()
+    first = mixed[0](prompts=["p"], completions=judged(0.2), statement=["s"])
+    other = mixed[2](prompts=["p"], completions=judged(0.3), statement=["s"])
+    assert len(first) == len(other) == 1 and len(service.prompts) == 5, "another batch is never answered from the last one"
+
+
+def test_metrics_count_what_is_unknown(service: Service, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    this = panel(service, tmp_path, rewards=("format_exact", "judge"))
+    assert this.metrics()["coverage"] is None
+    call(this, judged(1.0, None, 0.0, 0.5))
+    metrics = this.metrics()
+    assert metrics["coverage"] == 0.75
+    assert metrics["unknown/judge"] == 1 and metrics["unknown/format_exact"] == 0
+    assert metrics["judge/requests"] == 4 and metrics["judge/unknown"] == 1 and metrics["judge/failures/http_503"] == 1
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_a_judge_that_stays_down_ends_the_run_as_soon_as_that_is_certain(service: Service, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    this = panel(service, tmp_path, coverage_window=5, min_reward_coverage=0.6, rewards=("judge",))
+    call(this, judged(None, None, None, None))
+    call(this, judged(None, None, None, None))  # three good batches could still bring 0.6
+    with pytest.raises(JudgeUnavailable, match=r"known for 0 of the last 12 .*HTTP 503"):
+        call(this, judged(None, None, None, None))
+
+
+def test_an_outage_slides_out_of_the_window(service: Service, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    this = panel(service, tmp_path, coverage_window=4, min_reward_coverage=0.5, rewards=("judge",))
+    for outage in (True, True, False, False, False, True, False, True):
+        call(this, judged(*([None] * 4 if outage else [0.1, 0.2, 0.3, 0.4])))
+    assert this.coverage() == 0.5
+    with pytest.raises(JudgeUnavailable):
+        call(this, judged(None, None, None, None))
+
+
+def test_a_run_shorter_than_the_window_is_checked_at_its_end(service: Service, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    this = panel(service, tmp_path, coverage_window=10, rewards=("judge",))
+    this.check(last=True)  # nothing was scored
+    call(this, judged(1.0, None, None, 0.0))
+    with pytest.raises(JudgeUnavailable):
+        this.check(last=True)
+
+
+def test_without_a_judge_low_coverage_is_the_sandboxs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(jobs: Any, limits: Any, *, workers: int) -> list[sandbox.Verdict]:
+        return [sandbox.Verdict("unknown", 0, 0, 1, 0.0, 0.0, None, "", "") for _ in jobs]
+
+    monkeypatch.setattr(sandbox, "grade_many", lost)
+    with pytest.raises(Unavailable, match="known for 0 of the last 2") as caught:
+        call(panel(None, tmp_path, coverage_window=1), [answer(RIGHT), answer(WRONG)], tests_json=[TESTS] * 2)
+    assert not isinstance(caught.value, JudgeUnavailable)
+
+
+def test_a_row_without_a_statement_cannot_be_judged(service: Service, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="statement"):
+        call(panel(service, tmp_path), judged(1.0, 1.0), statement=[None, None])
+
+
+def test_groups_may_span_processes(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes hold half a group each: the other half's outage drops ours as well."""
+    from gwen25.rewards import panel as room
+
+    service.reply = by_the_code
+    this = panel(service, tmp_path, none_policy="group", num_generations=4, rewards=("format_exact", "judge"))
+    monkeypatch.setattr(room, "_gather", lambda known: ([True, False, *known], 2))
+    assert call(this, judged(1.0, 0.0))["judge"] == [None, None]
+    assert this.coverage() == 0.75
+
+
+def _meet(rank: int, store: str, out: str) -> None:
+    import torch
+
+    from gwen25.rewards.panel import _gather
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    everywhere, start = _gather([True, None] if rank == 0 else [False])
+    Path(out, str(rank)).write_text(json.dumps([everywhere, start]))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_real_processes_meet(tmp_path: Path) -> None:
+    import torch.multiprocessing as processes
+
+    processes.spawn(_meet, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    assert [json.loads((tmp_path / rank).read_text()) for rank in "01"] == [[[True, None, False], 0], [[True, None, False], 2]]
+
+
+def _train(tiny_model: Path, folder: Path, panel: Panel, scripted: list[list[str]], **settings: Any) -> list[list[float]]:
+    """Real GRPO steps of TRL with these completions in place of the model's; the advantages of each step."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    batches, advantages = iter(scripted), []
+
+    class Scripted(GRPOTrainer):  # type: ignore[misc]
+        def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> Any:
+            return super()._calculate_rewards(inputs, prompts, next(batches), ids)
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            output = super()._generate_and_score_completions(inputs)
+            advantages.append(output["advantages"].tolist())
+            return output
+
+    size = len(scripted[0])
+    rows = [{"prompt": f"{row} ", "statement": f"problem {row}"} for row in range(size // panel.config.num_generations)]
+    args = GRPOConfig(
+        output_dir=str(folder / "trainer"), per_device_train_batch_size=size, num_generations=panel.config.num_generations,
+        max_completion_length=8, max_steps=len(scripted), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[],
+        save_strategy="no", logging_steps=1, reward_weights=panel.weights(), seed=1, disable_tqdm=True, beta=0.04, **settings,
+    )  # fmt: skip
+    trainer = Scripted(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model),
+        reward_funcs=panel.functions(),
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(tiny_model),
+    )
+    trainer.train()
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    return advantages
+
+
+def _alone(rewards: list[float]) -> list[float]:
+    """TRL's advantages of a group that holds just these rewards."""
+    mean, spread = statistics.mean(rewards), statistics.stdev(rewards) if len(rewards) > 1 else 0.0
+    return [(reward - mean) / (spread + 1e-4) for reward in rewards]
+
+
+def close(left: list[float], right: list[float]) -> bool:
+    return len(left) == len(right) and all(math.isclose(a, b, abs_tol=1e-3) for a, b in zip(left, right, strict=True))
+
+
+def test_an_unknown_completion_has_no_advantage_and_its_siblings_their_own(service: Service, tiny_model: Path, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    this = panel(service, tmp_path, none_policy="completion", min_reward_coverage=0)
+    right, lost, wrong, half = judged(1.0, None, 0.0, 0.5)
+    steps = _train(tiny_model, tmp_path, this, [[right, lost, wrong, half, *judged(1.0, 0.0, 0.0, 0.0)], judged(*[None] * 7, 1.0)])
+    known = _alone([1.2, 0.2, 0.7])
+    assert close(steps[0][:4], [known[0], 0.0, known[1], known[2]])
+    assert close(steps[0][4:], _alone([1.2, 0.2, 0.2, 0.2])), "another group feels nothing of it"
+    assert steps[1] == [0.0] * 8, "nobody is compared with nobody"
+
+
+def test_a_naive_none_would_have_punished(service: Service, tiny_model: Path, tmp_path: Path) -> None:
+    """The same outage, with correctness None beside format rewards, as TRL sees it without the panel's policy."""
+    service.reply = by_the_code
+    this = panel(service, tmp_path, min_reward_coverage=0)
+    this._apply_policy = lambda table, known: None  # type: ignore[method-assign]
+    steps = _train(tiny_model, tmp_path, this, [judged(1.0, None, 1.0, 1.0)])
+    assert steps[0][1] < -1, "the unknown completion counts as wrong: this is what the panel is for"
+
+
+def test_policy_group_keeps_the_order_of_form_and_shifts_nobody(service: Service, tiny_model: Path, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    this = panel(service, tmp_path, none_policy="group", min_reward_coverage=0)
+    right, lost, wrong = judged(1.0, None, 0.0)
+    sloppy = right + "\nThat is all."
+    steps = _train(tiny_model, tmp_path, this, [[right, lost, wrong, sloppy, *judged(1.0, 0.0, 0.5, 0.0)]])
+    assert close(steps[0][:4], _alone([0.2, 0.2, 0.2, 0.08])), "form alone, the same for known and unknown"
+    assert close(steps[0][4:], _alone([1.2, 0.2, 0.7, 0.2]))
+
+
+@pytest.mark.parametrize("scale", ["batch", "none"])
+def test_an_unknown_completion_has_no_advantage_however_rewards_are_scaled(
+    service: Service, tiny_model: Path, tmp_path: Path, scale: str
+) -> None:
+    service.reply = by_the_code
+    this = panel(service, tmp_path, min_reward_coverage=0)
+    steps = _train(tiny_model, tmp_path, this, [judged(1.0, None, 0.0, None)], scale_rewards=scale)
+    spread = 1.0 if scale == "none" else statistics.stdev([1.2, 0.2]) + 1e-4
+    assert close(steps[0], [0.5 / spread, 0.0, -0.5 / spread, 0.0])

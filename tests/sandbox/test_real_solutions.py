@@ -1,0 +1,50 @@
+"""Solutions that are known to be right are passed: nothing in the isolation or the comparison stands in an honest program's way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gwen25.data import TestCase, read_jsonl
+from gwen25.sandbox import Job, grade_many
+
+FILES = ["train_codeforces_r1_answers.jsonl.gz", "train_ocr_schema.jsonl.gz"]
+
+
+def jobs(folder: Path, name: str) -> dict[str, Job]:
+    path = folder / "problems" / name
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    found = {}
+    for _, row in read_jsonl(path):
+        tests = [TestCase(test["input"], test["output"], test["testtype"]) for test in row["tests"]]
+        found[row["id"]] = (row["solution"], tests, row.get("func_name") or None)
+    return found
+
+
+def failures(known: dict[str, Job]) -> dict[str, object]:
+    verdicts = grade_many(list(known.values()), workers=2)
+    return {name: verdict for name, verdict in zip(known, verdicts, strict=True) if not verdict.passed}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_sample(shared_data: Path, name: str) -> None:
+    known = jobs(shared_data, name)
+    assert failures(dict(list(known.items())[:: len(known) // 30])) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_all_of_them(shared_data: Path, name: str) -> None:
+    assert failures(jobs(shared_data, name)) == {}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_another_problems_solution_is_not_passed(shared_data: Path, name: str) -> None:
+    """Each program against another problem's tests of the same kind."""
+    known = list(jobs(shared_data, name).values())[:47]
+    others = list(zip(known, known[7:], strict=False))  # next to it may be the same problem with smaller numbers
+    swapped = [(a[0], b[1], b[2]) for a, b in others if a[2] is None and b[2] is None]
+    swapped += [(a[0].replace(a[2], b[2]), b[1], b[2]) for a, b in others if a[2] and b[2]]
+    assert swapped and not any(verdict.passed for verdict in grade_many(swapped, workers=2))

@@ -1,0 +1,164 @@
+"""The command line: one clear line and status 2 for bad input, before anything is trained."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gwen25 import cli, preflight
+from gwen25.artifacts import Store
+
+TINY = {"base_model": "sample:tiny-qwen2"}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = cli.main(arguments)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of a command that ends with status 2 and leaves nothing in the store."""
+    status, _, err = run(capsys, *arguments)
+    assert status == 2, err
+    assert err.startswith("gwen25: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert not list(Store.default().root.glob("*/*"))
+    return err
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GWEN25_HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--profile", "smok"], "did you mean 'smoke'"),
+        (["--recipe", "best"], "unknown recipe 'best'"),
+        (["--set", "sft.learning_rat=1"], "did you mean sft.learning_rate?"),
+        (["--set", "stf.learning_rate=1"], "did you mean 'sft'?"),
+        (["--set", "grpo.rewards=[format_exat]"], "did you mean 'format_exact'?"),
+        (["--set", "grpo.max_steps=-3"], "grpo.max_steps"),
+        (["--set", "grpo.num_generations=3"], "divisible by num_generations"),
+        (["--set", "nonsense"], "section.key=value"),
+        (["--config", "/no/such.yaml"], "/no/such.yaml"),
+        (["--refresh", "sff"], "unknown stage 'sff'; did you mean 'sft'?"),
+        (["--until", "grp"], "unknown stage 'grp'; did you mean 'grpo'?"),
+        (["--set", "base_model=/no/such/model"], "/no/such/model"),
+        (["--set", "dataset.source=/no/such.jsonl"], "no such file: /no/such.jsonl"),
+        (["--set", "evaluate.problems=/no/such.jsonl.gz"], "no such file: /no/such.jsonl.gz"),
+        (["--set", "sft.max_length=1000000", "--set", "dataset.max_length=512"], "more than the model's context"),
+        (["--set", "chat_format=chatlm"], "chat format"),
+        (["--set", "runtime.python={sft: /no/python}"], "no such interpreter: /no/python"),
+        (["--set", "evaluate.backend=openai"], "evaluate.base_url"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_runs(capsys: pytest.CaptureFixture[str], options: list[str], expected: str) -> None:
+    assert expected in refused(capsys, "run", *options)
+
+
+def test_no_gpu_for_a_profile_that_needs_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "gpu_present", lambda: False)
+    assert "needs a GPU" in refused(capsys, "run", "--set", "runtime.device=cuda")
+
+
+def test_too_little_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage)
+    assert "GWEN25_HOME to a larger disk" in refused(capsys, "run")
+
+
+def test_a_store_that_cannot_be_written(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GWEN25_HOME", str(tmp_path / "file"))
+    status, _, err = run(capsys, "run")
+    assert status == 2 and "cannot be written" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("change", ["architecture", "weights", "config"])
+def test_a_base_model_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path, change: str) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in tiny_model.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    match change:
+        case "architecture":
+            config = json.loads((model / "config.json").read_text())
+            (model / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}))
+        case "weights":
+            (model / "model.safetensors").unlink()
+        case "config":
+            (model / "config.json").unlink()
+    expected = {"architecture": "GPT2LMHeadModel", "weights": "weights", "config": "config.json"}[change]
+    assert expected in refused(capsys, "run", "--set", f"base_model={model}")
+
+
+GOOD = {"id": "1", "input": "s", "output": "o", "source": "x", "license": "y", "dataset": "d", "split": "train", "difficulty": "1", "solution": "p"}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "is empty"),
+        (json.dumps(GOOD).encode() + b"\n{not json\n", "line 2: not JSON"),
+        (b"[1]\n", "line 1: a JSON object"),
+    ],
+)
+def test_a_data_file_that_is_none_is_named_with_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, expected: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(content)
+    status, out, err = run(capsys, "dataset", "--set", f"dataset.source={file}", "--set", "runtime.retry_delay_seconds=0")
+    assert status == 2 and expected in err and err.count("\n") == 1 and "Traceback" not in out
+
+
+def test_a_data_file_that_is_cut_off(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl.gz"
+    file.write_bytes(gzip.compress(os.urandom(50_000))[:20_000])
+    status, out, err = run(capsys, "dataset", "--set", f"dataset.source={file}")
+    assert status == 2 and "rows.jsonl.gz" in err and "Traceback" not in out
+
+
+def test_a_node_says_which_node_it_stands_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "`gwen25 dataset` with the same options makes it" in refused(capsys, "sft")
+
+
+def test_one_node_without_prefect_then_the_store_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "dataset")
+    assert status == 0 and "made  dataset:" in out
+    status, out, _ = run(capsys, "dataset")
+    assert status == 0 and "Cached  dataset:" in out
+    status, out, _ = run(capsys, "list", "--json")
+    (row,) = json.loads(out)
+    assert set(row) == {"stage", "key", "digest", "path", "made", "seconds", "size"} and row["stage"] == "dataset"
+    reference = f"dataset:{row['key'][:6]}"
+    status, out, _ = run(capsys, "show", reference, "--json")
+    assert json.loads(out)["digest"] == row["digest"]
+    status, out, _ = run(capsys, "lineage", reference)
+    assert out.startswith("dataset:")
+    assert run(capsys, "verify")[0] == 0
+    (Path(row["path"]) / "payload" / "train.jsonl").open("a").write("x")
+    status, out, _ = run(capsys, "verify", "--json")
+    assert status == 1 and json.loads(out)[0]["intact"] is False
+
+
+def test_a_dry_run_says_what_would_run_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "run", "--dry-run")
+    assert status == 0 and out.count("would run") == 8
+    assert not list(Store.default().root.glob("*/*"))
+
+
+@pytest.mark.parametrize("reference", ["sft:00", "champion"])
+def test_references_that_name_nothing(capsys: pytest.CaptureFixture[str], reference: str) -> None:
+    assert run(capsys, "show", reference)[0] == 2
+
+
+def test_the_module_form_gives_the_status() -> None:
+    done = subprocess.run([sys.executable, "-m", "gwen25.cli", "show", "sft:00"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "Traceback" not in done.stderr

@@ -1,0 +1,201 @@
+"""Keys, launch, causes: the process boundary, with scripted stages in real child processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gwen25 import stage
+from gwen25.artifacts import Artifact, Manifest, Store
+from gwen25.config import load_config
+from gwen25.errors import StageFailed
+from gwen25.resolve import Resolved
+from gwen25.stage import Plan, plan_stage
+
+SCRIPTED = str(Path(__file__).with_name("scripted_stage.py"))
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store.default()
+
+
+def plan(script: str = "", name: str = "dataset", key: str = "a" * 32, **runtime: Any) -> Plan:
+    """A plan of a scripted stage, by a key of our own choosing."""
+    config = load_config("smoke", overrides={"runtime.launcher": {name: [sys.executable, SCRIPTED, script]}, "runtime.retry_delay_seconds": 0.01, **{f"runtime.{k}": v for k, v in runtime.items()}})
+    section = getattr(config, name).model_dump(mode="json")
+    return Plan(stage.STAGES[name], key, section, stage.keyed_section(section), Resolved(), {}, config.runtime)
+
+
+def key_of(name: str, inputs: dict[str, Artifact] | None = None, **overrides: Any) -> str:
+    return plan_stage(name, load_config("smoke", overrides={k.replace("__", "."): v for k, v in overrides.items()}), inputs or {}, lambda _: None).key
+
+
+def artifact(digest: str) -> Artifact:
+    return Artifact(stage="dataset", key="0" * 32, digest=digest, path=Path("/nowhere"))
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_changes_numbers_changes_the_key_and_nothing_else_does() -> None:
+    same = key_of("sft", {"dataset": artifact("d1")})
+    assert key_of("sft", {"dataset": artifact("d1")}, grpo__max_steps=9, runtime__num_threads=1, sft__save_steps=3) == same
+    assert key_of("sft", {"dataset": artifact("d1")}, sft__per_device_train_batch_size=2, sft__gradient_accumulation_steps=4) == same
+    others = [
+        key_of("sft", {"dataset": artifact("d2")}),
+        key_of("sft", {"dataset": artifact("d1")}, sft__learning_rate=1e-3),
+        key_of("sft", {"dataset": artifact("d1")}, seed=1),
+        key_of("sft", {"dataset": artifact("d1")}, sft__per_device_train_batch_size=4),
+    ]
+    assert len({same, *others}) == 5
+
+
+def test_a_local_file_is_keyed_by_its_bytes_not_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    (tmp_path / "b.jsonl").write_text("{}\n")
+    (tmp_path / "c.jsonl").write_text("{ }\n")
+    a, b, c = (key_of("dataset", dataset__source=str(tmp_path / name)) for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
+    assert a == b != c
+
+
+def test_the_judges_key_changes_the_reward_set_and_so_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {"dataset": artifact("d"), "sft": artifact("s")}
+    without = key_of("grpo", inputs)
+    monkeypatch.setenv("GEMINI_API_KEY", "not-a-real-key")
+    assert key_of("grpo", inputs) != without
+    monkeypatch.delenv("GEMINI_API_KEY")
+    assert key_of("grpo", inputs) == without
+
+
+# --- launch ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_is_made_once_and_found_after(store: Store) -> None:
+    lines, progress = list[str](), list[dict[str, Any]]()
+    work = plan("job.say('hello'); job.progress(1, 2, loss=0.5); result = Result({'a': 1}, {'m': None})", key="01" * 16)
+    made = stage.launch(work, store, lines.append, progress.append)
+    manifest = Manifest.read(made.path)
+    assert "hello" in lines and progress == [{"stage": "dataset", "step": 1, "total": 2, "loss": 0.5}]
+    assert manifest.facts == {"a": 1} and manifest.metrics == {"m": None} and manifest.provenance["attempts"] == 1
+    assert stage.obtain(work, store, lines.append) == (made, True)
+    assert (made.path / "aside" / "log.txt").read_text() == "hello\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "cause", "retry"),
+    [
+        ("raise BadInput('row 3 is empty')", "bad_input", False),
+        ("raise Unavailable('hub away')", "unavailable", True),
+        ("raise MemoryError", "out_of_memory", False),  # a stage that does not train has nothing to make smaller
+        ("raise RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 9 bytes')", "out_of_memory", False),
+        ("raise KeyError('x')", "crashed", True),
+        ("import os; os.kill(os.getpid(), 9)", "killed", True),
+        ("import os; os._exit(3)", "crashed", True),
+        ("import time; time.sleep(60)", "timeout", True),
+    ],
+)
+def test_how_a_stage_ended_is_told_by_cause(store: Store, script: str, cause: str, retry: bool) -> None:
+    with pytest.raises(StageFailed) as caught:
+        stage.launch(plan(script, key=os.urandom(16).hex(), timeout_seconds=1.5 if cause == "timeout" else None, grace_seconds=0.5), store, lambda _: None)
+    assert (caught.value.cause, caught.value.retry) == (cause, retry)
+    if cause == "bad_input":
+        assert caught.value.reason == "row 3 is empty" and not any("Traceback" in line for line in caught.value.tail)
+
+
+def test_retries_by_cause_and_the_work_folder_survives(store: Store) -> None:
+    script = "open(job.aside / 'seen', 'a').write(str(attempt)); attempt < 3 and __import__('os').kill(__import__('os').getpid(), 9)"
+    made, cached = stage.obtain(plan(script, key="02" * 16), store, lambda _: None)
+    assert not cached and (made.path / "aside" / "seen").read_text() == "123"
+    assert Manifest.read(made.path).provenance["attempts"] == 3
+
+
+def test_a_failed_stage_publishes_nothing(store: Store) -> None:
+    with pytest.raises(StageFailed):
+        stage.obtain(plan("raise BadInput('no')", key="03" * 16), store, lambda _: None)
+    assert store.find("dataset", "03" * 16, lambda _: None) is None and not store.folder("dataset", "03" * 16).exists()
+
+
+def test_memory_halves_the_micro_batch_down_to_one_and_then_stops(store: Store) -> None:
+    seen, script = list[str](), "job.say(f'micro {job.micro_batch}'); raise MemoryError"
+    with pytest.raises(StageFailed, match="micro-batch is 1 already"):
+        stage.obtain(plan(script, "sft", key="04" * 16, max_retries=9), store, seen.append)
+    assert [line for line in seen if line.startswith("micro")] == ["micro 8", "micro 4", "micro 2", "micro 1"]
+
+
+def test_a_death_does_not_halve_the_micro_batch_and_memory_is_remembered_across_processes(store: Store) -> None:
+    script = "job.say(f'micro {job.micro_batch}')\nif attempt == 1: raise MemoryError\nif attempt == 2: __import__('os').kill(__import__('os').getpid(), 9)"
+    for expected in ("out_of_memory", "killed"):
+        with pytest.raises(StageFailed) as caught:
+            stage.launch(plan(script, "sft", key="05" * 16), store, lambda _: None)
+        assert caught.value.cause == expected
+    made = stage.launch(plan(script, "sft", key="05" * 16), store, lambda _: None)
+    assert Manifest.read(made.path).provenance["micro_batch"] == 4
+
+
+def test_two_makers_of_one_key_make_it_once(store: Store) -> None:
+    work = plan("open(job.aside / 'count', 'a').write('x'); __import__('time').sleep(1)", key="06" * 16)
+    made, lines = list[Artifact](), list[str]()
+    threads = [threading.Thread(target=lambda: made.append(stage.launch(work, store, lines.append))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made[0] == made[1] and (made[0].path / "aside" / "count").read_text() == "x"
+    assert any("another run is making" in line for line in lines)
+
+
+def test_stop_all_ends_what_runs(store: Store) -> None:
+    failures = list[StageFailed]()
+
+    def make() -> None:
+        try:
+            stage.launch(plan("import time; time.sleep(60)", key="07" * 16, grace_seconds=0.5), store, lambda _: None)
+        except StageFailed as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    while not stage._RUNNING:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    started = time.monotonic()
+    stage.stop_all()
+    thread.join(10)
+    assert time.monotonic() - started < 5 and failures[0].cause == "cancelled" and not failures[0].retry
+
+
+def test_secrets_never_reach_a_line_or_the_log(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "sk-very-secret-value")
+    lines = list[str]()
+    made = stage.launch(plan("import os; print('key is', os.environ['GEMINI_API_KEY'])", key="08" * 16), store, lines.append)
+    written = [path.read_text() for path in made.path.rglob("*") if path.is_file()]
+    assert "key is [GEMINI_API_KEY]" in lines and not any("sk-very-secret" in text for text in [*lines, *written])
+
+
+def test_prefects_secrets_do_not_reach_the_child(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "user:password")
+    made = stage.launch(plan("import os; result = Result({'seen': sorted(n for n in os.environ if n.startswith('PREFECT'))})", key="09" * 16), store, lambda _: None)
+    assert Manifest.read(made.path).facts == {"seen": []}
+
+
+def test_a_request_holds_no_secret_and_can_be_read_back(store: Store) -> None:
+    made = stage.launch(plan(key="0a" * 16), store, lambda _: None)
+    request = json.loads((made.path / "aside" / "request.json").read_text())
+    assert request["section"]["seed"] == 42 and request["stage"] == "dataset"
+
+
+def test_a_hit_made_by_another_major_version_warns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, warnings = plan(key="0b" * 16), list[str]()
+    stage.launch(work, store, lambda _: None)
+    assert stage.find(work, store, warnings.append) is not None and not warnings
+    monkeypatch.setattr(stage, "_version", lambda _: "999.0")
+    assert stage.find(work, store, warnings.append) is not None
+    assert any("was made with torch" in warning for warning in warnings)
