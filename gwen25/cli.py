@@ -256,7 +256,8 @@ def _lineage(arguments: argparse.Namespace) -> int:
     from gwen25.artifacts import Manifest, Store
 
     store = Store.default()
-    queue, rows = [Manifest.read(store.resolve(arguments.ref).path)], []
+    queue = [Manifest.read(store.resolve(arguments.ref).path)]
+    rows: list[dict[str, Any]] = []
     while queue:
         manifest = queue.pop(0)
         if manifest.key in {row["key"] for row in rows}:

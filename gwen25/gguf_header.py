@@ -20,6 +20,7 @@ from gwen25.errors import BadInput
 
 _SCALARS: Final = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_LONGEST: Final = 1 << 26  # bytes or items; the longest list of a real header has 151,936
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class TensorInfo:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType[self.type]]
-        return self.elements // block * size
+        return self.elements // int(block) * int(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def _value(data: BinaryIO, kind: int) -> Any:
         return _string(data)
     if kind != _ARRAY:
         return _number(data, _SCALARS[kind])
-    inner, length = _number(data, "<I"), _number(data, "<Q")
+    inner, length = _number(data, "<I"), _length(data)
     if inner in _SCALARS:
         item = _SCALARS[inner][1]
         return list(struct.unpack(f"<{length}{item}", data.read(length * struct.calcsize(item))))
@@ -90,8 +91,15 @@ def _number(data: BinaryIO, kind: str) -> Any:
     return struct.unpack(kind, data.read(struct.calcsize(kind)))[0]
 
 
+def _length(data: BinaryIO) -> int:
+    length: int = _number(data, "<Q")
+    if length > _LONGEST:
+        raise ValueError(f"a string or list of {length} in its header")
+    return length
+
+
 def _string(data: BinaryIO) -> str:
-    length = _number(data, "<Q")
+    length = _length(data)
     text = data.read(length)
     if len(text) != length:
         raise ValueError("it ends within its header")

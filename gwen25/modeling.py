@@ -68,7 +68,8 @@ def _fetch(hub_id: str, revision: str) -> Path:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise BadInput(f"model {hub_id!r} at revision {revision} is not on the hub; check the name (private ones need HF_TOKEN)") from error
     except Exception as error:  # the hub's client raises httpx's, the OS's and its own errors, which share no root
-        raise Unavailable(f"model {hub_id!r} at revision {revision[:12]} could not be fetched ({type(error).__name__}: {error})") from error
+        why = " ".join(str(error).split())[:200]
+        raise Unavailable(f"model {hub_id!r} at revision {revision[:12]} could not be fetched ({type(error).__name__}: {why})") from error
 
 
 def chat_format(facts: Mapping[str, Any], what: str) -> ChatFormat:

@@ -200,10 +200,9 @@ def test_only_composition_divides_the_tokenizers(llama: LlamaCpp, tokenizer: Any
 
 def test_and_one_token_of_the_real_vocabulary(llama: LlamaCpp, tokenizer: Any) -> None:
     """llama.cpp takes Qwen's unused vocabulary entry `</s>` for an end token, in every GGUF of that vocabulary; Qwen spells it in three."""
-    if "</s>" not in tokenizer.get_vocab():
-        pytest.skip("not in this vocabulary")
-    assert llama.tokenize("</s>") == [128247]
-    assert ids(tokenizer, "</s>") == [522, 82, 29]
+    unused = tokenizer.get_vocab().get("</s>")
+    assert llama.tokenize("</s>") == ([unused] if unused is not None else ids(tokenizer, "</s>"))
+    assert len(ids(tokenizer, "</s>")) > 1
 
 
 # --------------------------------------------------------------------------------------------------------------- Ollama's part

@@ -291,14 +291,18 @@ class Filters:
         """Count tokens; the rows (by identity) that are too long, or whose ids differ together and apart."""
         prompts = [self.format.render(row.messages) for row in rows]
         answers = [self.format.answer(row.reasoning, row.code) for row in rows]
-        together = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        lost = {}
-        for row, before, after, both in zip(rows, self._ids(prompts), self._ids(answers), self._ids(together), strict=True):
+        apart = list(zip(self._ids(prompts), self._ids(answers), strict=True))
+        lost, fitting = {}, []
+        for at, (row, (before, after)) in enumerate(zip(rows, apart, strict=True)):
             row.prompt_tokens, row.tokens = len(before), len(before) + len(after) + 1
             if row.tokens > self.config.max_length:
                 lost[id(row)] = "too_long"
-            elif before + after != both:
-                lost[id(row)] = "seam"
+            else:
+                fitting.append(at)
+        together = self._ids([prompts[at] + answers[at] for at in fitting])
+        for at, ids in zip(fitting, together, strict=True):
+            if ids != apart[at][0] + apart[at][1]:
+                lost[id(rows[at])] = "seam"
         return lost
 
     def _ids(self, texts: list[str]) -> list[list[int]]:

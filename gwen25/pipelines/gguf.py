@@ -43,21 +43,19 @@ def run(job: Job) -> Result:
         name=_name(merged.facts["base_model"]),
         licence=merged.facts.get("license"),
         scratch=job.aside,
+        threads=job.runtime.num_threads,
         progress=job.progress,
     )
     held = inspect(file, config.type)
     _report(job, held, config.type)
-    metrics: dict[str, Any] = {
-        "bytes": file.stat().st_size,
-        "bits_per_weight": held.bits_per_weight,
-        "fallback_tensors": len(held.fallbacks),
-    }
+    metrics: dict[str, Any] = {"bits_per_weight": held.bits_per_weight, "fallback_tensors": len(held.fallbacks)}
     if llamacpp.can_load():
-        metrics["verified_token_ids"] = verify(file, merged.payload, shape)
+        metrics["verified_token_ids"] = verify(file, merged.payload, shape, job.runtime.num_threads)
         job.say(f"llama.cpp loads {file.name}: token ids, prompt and a forward pass agree with the checkpoint")
     else:
         job.warn("not tried in llama.cpp: xllamacpp is not installed (pip install 'gwen25[llamacpp]')")
-    return Result(facts={**merged.facts, "file": file.name, "type": config.type, "tensor_types": held.types}, metrics=metrics)
+    made = {"file": file.name, "type": config.type, "bytes": file.stat().st_size, "tensor_types": held.types}
+    return Result(facts={**merged.facts, **made}, metrics=metrics)
 
 
 def convert(
@@ -69,11 +67,13 @@ def convert(
     name: str | None = None,
     licence: str | None = None,
     scratch: Path | None = None,
+    threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write `model_dir`, a Qwen2 checkpoint in the Hugging Face layout, as a GGUF of any GgufType.
 
-    `scratch` (else the folder of `out_file`) holds a K-quant's intermediate file, 2 or 4 bytes a weight. Raises BadInput for
+    `scratch` (else the folder of `out_file`) holds a K-quant's intermediate file, 2 or 4 bytes a weight; `threads` are the
+    quantizer's (None: all cores). Raises BadInput for
     an unknown type, a model that is not Qwen2's and a K-quant without a quantizer; Gwen25Error where the quantizer fails.
     """
     if type not in (*gguf_writer.WRITTEN_TYPES, *llamacpp.K_QUANTS):
@@ -90,7 +90,7 @@ def convert(
     try:
         exact = gguf_writer.source_type(model_dir)
         gguf_writer.write(model_dir, plain, exact, chat_format=chat_format, name=name, licence=licence, progress=progress)
-        llamacpp.quantize(plain, part, type)
+        llamacpp.quantize(plain, part, type, threads)
         part.replace(out_file)
     finally:
         plain.unlink(missing_ok=True)
@@ -146,7 +146,7 @@ _ASKED: Final[tuple[Message, ...]] = (
 )
 
 
-def verify(file: Path, model_dir: Path, shape: ChatFormat) -> int:
+def verify(file: Path, model_dir: Path, shape: ChatFormat, threads: int | None = None) -> int:
     """Load the GGUF in llama.cpp and hold it against the checkpoint; returns how many token ids were compared.
 
     Raises Gwen25Error where it does not load, tokenizes or renders otherwise, or cannot take a forward pass.
@@ -156,7 +156,7 @@ def verify(file: Path, model_dir: Path, shape: ChatFormat) -> int:
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     prompt = shape.render(_ASKED)
     compared = 0
-    with llamacpp.LlamaCpp(file, n_ctx=512) as model:
+    with llamacpp.LlamaCpp(file, n_ctx=512, threads=threads) as model:
         if model.render(_ASKED) != prompt:
             raise Gwen25Error(f"{file.name}: llama.cpp renders another prompt than the chat format {shape.name}: {model.render(_ASKED)!r}")
         for text in (TRAPS, prompt, shape.answer("Hm.", "print(2)")):

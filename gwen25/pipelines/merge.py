@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # torch's name -> safetensors' name and bytes of a number
 _STORED: Final = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
+HEAD: Final = "lm_head.weight"
+EMBEDDING: Final = "model.embed_tokens.weight"
 _UNITS: Final = {"MB": 10**6, "GB": 10**9}
 # Mean KL in nats of a next-token distribution that weights rounded to this dtype may cost. Rounding alone gave 2e-12
 # (float32), 1e-8 (float16) and 1e-6 (bfloat16) on a tiny model; a large model has more layers to add it up.
@@ -131,11 +133,25 @@ def write_weights(base: Path, adapter: Path, out: Path, *, dtype: str, max_shard
 
 
 def _kept(base: Path) -> dict[str, tuple[int, ...]]:
-    """The base's tensors by name. A head that is tied to the embedding is left out: it is the embedding."""
+    """The base's tensors by name. A head that is tied to the embedding is left out: it is the embedding.
+
+    Raises BadInput where the config says tied and the file holds another head: readers would disagree on what the model is.
+    """
     shapes = models.tensor_shapes(base)
-    if models.inspect(base).tied:
-        shapes.pop("lm_head.weight", None)
+    if models.inspect(base).tied and HEAD in shapes:
+        sources = _sources(base)
+        if not _tensor(sources[HEAD], HEAD).equal(_tensor(sources[EMBEDDING], EMBEDDING)):
+            raise BadInput(f"{base}/config.json says tie_word_embeddings, and {HEAD} differs from {EMBEDDING}; set it to false")
+        del shapes[HEAD]
     return shapes
+
+
+def _tensor(file: Path, name: str) -> torch.Tensor:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as tensors:
+        tensor: torch.Tensor = tensors.get_tensor(name)
+    return tensor
 
 
 def _sources(base: Path) -> dict[str, Path]:
@@ -181,10 +197,8 @@ def merged(
 ) -> torch.Tensor:
     """One tensor of the merged model: W, or W + scale B A, in float32 and then rounded once."""
     import torch
-    from safetensors import safe_open
 
-    with safe_open(source, framework="pt") as file:
-        weight: torch.Tensor = file.get_tensor(name).float()
+    weight = _tensor(source, name).float()
     if name in pairs:
         down, up = (lora[half].float() for half in pairs[name])
         weight = weight + (up @ down) * scale

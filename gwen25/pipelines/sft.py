@@ -99,8 +99,7 @@ def tokens(file: Path, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, l
 
     Raises BadInput, naming file and line, for a row that is longer, breaks the seam, or holds a stop token in its text.
     """
-    eos, *others = modeling.stop_ids(tokenizer, format)
-    stops = {eos, *others}
+    stops, eos = set(modeling.stop_ids(tokenizer, format)), tokenizer.get_vocab()[format.eos]
 
     def encode(text: str) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]

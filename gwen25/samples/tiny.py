@@ -55,7 +55,7 @@ def build(
     """
     from safetensors.numpy import save
 
-    text, settings = _tokenizer(tokenizer)
+    text, settings = _tokenizer(samples.path("tokenizer.json") if tokenizer is None else tokenizer)
     ids = token_ids(text)
     size = max(ids.values()) + 1
     rows = QWEN_ROWS if size == QWEN_TOKENS else math.ceil(size / SPARE) * SPARE
@@ -87,7 +87,7 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     (out / "model.safetensors").write_bytes(save(dict(_weights(config, seed)), metadata={"format": "pt"}))
     (out / "tokenizer.json").write_text(text, encoding="utf-8")
-    for name, value in (("tokenizer_config", settings), ("generation_config", generation), ("config", config)):
+    for name, value in (("tokenizer_config", settings or _settings(text)), ("generation_config", generation), ("config", config)):
         (out / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
@@ -95,14 +95,14 @@ def token_ids(tokenizer_json: str) -> dict[str, int]:
     """Token to id, added tokens included, of a tokenizer.json's text."""
     try:
         parts = json.loads(tokenizer_json)
-        return {**parts["model"]["vocab"], **{token["content"]: token["id"] for token in parts["added_tokens"]}}
+        ids = {**parts["model"]["vocab"], **{token["content"]: token["id"] for token in parts["added_tokens"]}}
+        return {token: int(number) for token, number in ids.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"not a BPE tokenizer.json ({type(error).__name__}: {error})") from error
 
 
-def _tokenizer(where: Path | None) -> tuple[str, dict[str, Any]]:
-    """The text of tokenizer.json, and tokenizer_config.json as a mapping."""
-    where = samples.path("tokenizer.json") if where is None else where
+def _tokenizer(where: Path) -> tuple[str, dict[str, Any] | None]:
+    """The text of tokenizer.json, and tokenizer_config.json as a mapping where there is one."""
     folder = where if where.is_dir() else where.parent
     files = [where] if where.is_file() else [folder / "tokenizer.json", folder / "tokenizer.json.gz"]
     file = next((file for file in files if file.is_file()), None)
@@ -111,8 +111,7 @@ def _tokenizer(where: Path | None) -> tuple[str, dict[str, Any]]:
     data = file.read_bytes()
     text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
     names = [folder / name for name in ("tokenizer_config.json", "tokenizer_config_base.json")]
-    settings = next((json.loads(name.read_text(encoding="utf-8")) for name in names if name.is_file()), _settings(text))
-    return text, settings
+    return text, next((json.loads(name.read_text(encoding="utf-8")) for name in names if name.is_file()), None)
 
 
 def _settings(tokenizer_json: str) -> dict[str, Any]:

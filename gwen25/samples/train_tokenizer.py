@@ -33,13 +33,16 @@ def train(texts: Iterable[str], vocabulary: int = VOCABULARY) -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(REGEX), behavior="isolated", invert=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)]
+    )
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ADDED])
     parts: dict[str, Any] = json.loads(tokenizer.to_str())
+    parts["model"] |= {"continuing_subword_prefix": "", "end_of_word_suffix": ""}  # the trainer writes null, which means the same
     parts["decoder"] = parts["post_processor"]  # both are ByteLevel without options, as in Qwen's file
     return json.dumps(parts, ensure_ascii=False, separators=(",", ":")) + "\n"
 

@@ -9,9 +9,9 @@ libraries, writes one scratch folder), seccomp (no sockets, processes, programs,
 capabilities, an environment of five fixed names, and a user of its own where the grader is root and that user can read the interpreter.
 Nothing is left when it ends, and it ends when the grader does. `probe` says what is in force here.
 
-What this does not stop: seeing that a path exists (`stat`); many files of up to `output_bytes` each, which only the CPU limit bounds;
-reading what lies among the interpreter's packages; bugs of the kernel that both share; in a function's tests, one call leaving state for
-the next. A program that sleeps or waits for ever ends as "unknown" when wall time runs out.
+What this does not stop: seeing that a path exists (`stat`); up to 64 deleted files held open, of `output_bytes` each; reading what lies
+among the interpreter's packages; bugs of the kernel that both share; in a function's tests, one call leaving state for the next.
+A program that sleeps or waits for ever ends as "unknown" when wall time runs out.
 Not here: prompts and parsing (`chat`), rewards, pass@k.
 """
 

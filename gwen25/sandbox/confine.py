@@ -142,7 +142,7 @@ def limit_resources(job: dict[str, Any]) -> None:
     """CPU is a back-stop for a grader that hangs: the grader itself ends the program at the exact limit."""
     _limit(resource.RLIMIT_AS, job["memory_bytes"])
     _limit(resource.RLIMIT_FSIZE, job["output_bytes"])
-    _limit(resource.RLIMIT_NOFILE, 256)
+    _limit(resource.RLIMIT_NOFILE, 64)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(
         resource.RLIMIT_NPROC, 256 if job["user"] == "own" else 16384

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from gwen25.errors import BadInput, SandboxUnavailable
 from gwen25.sandbox.bootstrap import SOURCE
-from gwen25.sandbox.scratch import root, scratch_folder
+from gwen25.sandbox.scratch import root, scratch_folder, weight
 
 START_SECONDS = 60.0  # of wall time; a healthy start takes 0.02
 POLL_SECONDS = 0.25  # how often a running child's CPU clock is read
@@ -45,14 +45,15 @@ ENVIRONMENT = {
 }
 
 User = Literal["own", "nobody", "same"]
-Ended = Literal["exit", "answer", "cpu", "wall"]
+Ended = Literal["exit", "answer", "cpu", "wall", "output"]
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one test may use. CPU time decides; wall time only ends what hangs, and then says nothing about the program ("unknown").
 
-    Memory is address space, of which the interpreter itself takes some 30 MB. Output bounds stdout, and each file a program writes.
+    Memory is address space, of which the interpreter itself takes some 30 MB. Output bounds stdout, stderr and each file that a program
+    writes, by the kernel; its files together may hold four times as much, which is looked at every quarter of a second.
     """
 
     cpu_seconds: float = 6.0
@@ -102,13 +103,13 @@ class Child:
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         try:
-            scratch = stack.enter_context(scratch_folder())
-            (scratch / SOURCE).write_bytes(self._program)
+            self._scratch = stack.enter_context(scratch_folder())
+            (self._scratch / SOURCE).write_bytes(self._program)
             self._stdin, self._stdout, self._stderr = (_memory_file(stack, name) for name in ("stdin", "stdout", "stderr"))
             ours, theirs = socket.socketpair()
             self._control = stack.enter_context(ours)
             with theirs:
-                self._spawn(scratch, theirs.fileno())
+                self._spawn(theirs.fileno())
             stack.callback(self.kill)
             self._pidfd = os.pidfd_open(self.pid)
             stack.callback(os.close, self._pidfd)
@@ -121,7 +122,7 @@ class Child:
         self._cpu_clock = (~self.pid << 3) | 2  # the kernel's id of another process' CPU clock (clock_getcpuclockid(3))
         self._await_ready()
 
-    def _spawn(self, scratch: Path, control: int) -> None:
+    def _spawn(self, control: int) -> None:
         functional = self._func_name is not None
         read, packages = readable()
         job = {
@@ -145,7 +146,7 @@ class Child:
             stderr=self._stderr,
             pass_fds=(control, self._stdout) if functional else (control,),
             env=ENVIRONMENT,
-            cwd=scratch,
+            cwd=self._scratch,
             start_new_session=True,
         )
         self.pid = self._process.pid
@@ -198,6 +199,8 @@ class Child:
             return "answer"
         if self._pidfd in ready:
             return "exit"
+        if self.overflowed:
+            return "output"
         return "wall" if wall <= 0 else None
 
     def _said(self) -> bytes:
@@ -230,8 +233,10 @@ class Child:
 
     @property
     def overflowed(self) -> bool:
-        """Whether stdout (or the answer) or stderr reached the limit on output."""
-        return max(os.fstat(self._stdout).st_size, os.fstat(self._stderr).st_size) >= self.limits.output_bytes
+        """Whether stdout (or the answer) or stderr reached the limit on output, or its files together four times that."""
+        most = self.limits.output_bytes
+        streams = max(os.fstat(self._stdout).st_size, os.fstat(self._stderr).st_size)
+        return streams >= most or weight(self._scratch, 4 * most) > 4 * most
 
     def stderr(self) -> str:
         """The last characters of its stderr."""

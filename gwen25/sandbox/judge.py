@@ -137,7 +137,7 @@ def _run(child: Child, test: TestCase) -> Status | None:
     ended = child.wait()
     if ended in ("cpu", "wall"):
         return "timeout" if ended == "cpu" else "unknown"
-    if child.overflowed:
+    if ended == "output" or child.overflowed:
         return "output_limit"
     if ended == "answer" or child.exit_code == 0:
         return None

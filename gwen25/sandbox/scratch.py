@@ -11,16 +11,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import itertools
 import os
 import py_compile
-import shutil
+import secrets
 import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 PREFIX = "gwen25-sandbox-"
 STALE_SECONDS = 60  # younger roots may be about to get their lock
@@ -34,6 +34,25 @@ def scratch_folder() -> Iterator[Path]:
         yield folder
     finally:
         remove_tree(folder)
+
+
+def weight(folder: Path, most: int) -> int:
+    """Bytes below, 4096 more for each entry. Stops counting above `most`; a folder that cannot be listed weighs more than that."""
+    total, folders = 0, [str(folder)]
+    while folders and total <= most:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    total += 4096 + entry.stat(follow_symlinks=False).st_size
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    if total > most:
+                        break
+        except FileNotFoundError:  # removed while we looked
+            continue
+        except OSError:  # no permission, or a path too long for the kernel
+            return most + 1
+    return total
 
 
 _root_lock = threading.Lock()
@@ -77,14 +96,21 @@ def _sweep(parent: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder whose owner is dead and was hostile: folders without permissions are no obstacle, links are not followed."""
+    """Remove a folder whose owner is dead and was hostile: links are not followed, missing permissions and depth are no obstacle.
 
-    def unlock(_function: Callable[..., Any], path: str, _error: Any) -> None:
-        if Path(path).is_dir() and not Path(path).is_symlink() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            Path(path).chmod(0o700)
-            shutil.rmtree(path, onerror=unlock)
-        elif Path(path).exists():
-            Path(path).parent.chmod(0o700)
-            Path(path).unlink(missing_ok=True)
-
-    shutil.rmtree(folder, onerror=unlock)
+    Each folder within is first moved to the top, so that no path grows long: 3,000 levels are too many for the kernel and for a stack.
+    """
+    token, number, pending = secrets.token_hex(8), itertools.count(), [folder]
+    while pending:
+        current = pending.pop()
+        with os.scandir(current) as entries:
+            for entry in list(entries):
+                path = Path(entry.path)
+                if not entry.is_dir(follow_symlinks=False):
+                    path.unlink()
+                    continue
+                path.chmod(0o700)
+                pending.append(path.rename(folder / f"{token}-{next(number)}"))
+        if current != folder:
+            current.rmdir()
+    folder.rmdir()

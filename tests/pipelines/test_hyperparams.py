@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from gwen25.pipelines.hyperparams import Recommendation, recommend_hyperparams
@@ -37,7 +39,7 @@ def test_bounded_and_monotone_whatever_the_base(base: tuple[float, int, int]) ->
         assert min(rate, 1e-5) <= now.learning_rate <= rate
         assert now.gradient_accumulation_steps >= accumulation
         assert now.warmup_steps >= warmup
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         assert after.learning_rate <= before.learning_rate
         assert after.gradient_accumulation_steps >= before.gradient_accumulation_steps
         assert after.warmup_steps >= before.warmup_steps

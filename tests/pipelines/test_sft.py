@@ -13,7 +13,6 @@ from gwen25.job import Cancelled, Input, Job, terminating
 from gwen25.pipelines import sft
 from tests.pipelines import training_jobs as jobs
 
-
 # 12 rows in batches of 8: two steps an epoch, the second of them smaller. Rank 64: matrices of 4096 numbers and more, since
 # bitsandbytes keeps the state of smaller ones in 32 bits.
 SIX_STEPS = {"sft__max_steps": 6, "sft__save_steps": 1, "sft__lora_r": 64, "sft__lora_alpha": 128}

@@ -1,6 +1,6 @@
 """What a hostile program may try, one snippet a property. Each must raise OSError; what it would gain is checked by whoever runs it.
 
-python attacks.py SECRET_FILE PORT ABSTRACT_NAME SOCKET_PATH      grades all of them as this user; prints JSON: {name: verdict} and the isolation
+python attacks.py SECRET_FILE PORT ABSTRACT_NAME SOCKET_PATH      grades all as this user; prints JSON: {name: verdict}, and the isolation
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ ATTACKS = {
     "limits_of_grader": "import resource; resource.prlimit({grader}, resource.RLIMIT_NOFILE, (10, 10))",
     "affinity_of_grader": "import os; os.sched_setaffinity({grader}, {{0}})",
     "priority_of_grader": "import os; os.setpriority(os.PRIO_PROCESS, {grader}, 19)",
-    "raise_own_limits": "import resource\ntry: resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))\nexcept ValueError: raise OSError",
+    "raise_own_limits": "import resource\ntry: resource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nexcept ValueError: raise OSError",
     "become_root": "import os; os.setuid(0 if os.getuid() else 1000)",
     "ptrace": CALL + "call({ptrace}, 16, {grader}, 0, 0)",
     "process_vm_readv": CALL + "call({process_vm_readv}, {grader}, 0, 0, 0, 0, 0)",

@@ -22,7 +22,7 @@ SECRET = "the expected output is 42"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
-    """Things worth attacking, outside any private folder so that only the sandbox protects them: a secret in a home, sockets that listen."""
+    """Things worth attacking that only the sandbox protects, no folder's permissions: a secret in a home, sockets that listen."""
     home = Path("/var/tmp") / f"gwen25-attacked-{os.getpid()}"
     home.mkdir(mode=0o777)
     home.chmod(0o777)

@@ -30,7 +30,7 @@ def test_passed_says_what_was_used() -> None:
     verdict = grade("print(int(input()) * 2)", [TestCase("4\n", "8\n"), TestCase("5\n", "10\n")])
     assert verdict.passed and verdict.status == "passed" and verdict.test is None
     assert (verdict.passed_tests, verdict.total_tests) == (2, 2)
-    assert 0 < verdict.cpu_seconds < 1 and 0 < verdict.wall_seconds
+    assert 0 < verdict.cpu_seconds < 1 and verdict.wall_seconds > 0
     assert verdict.stderr == "" and "landlock" in verdict.isolation and "seccomp" in verdict.isolation
 
 
@@ -63,11 +63,14 @@ def test_stops_at_the_first_failing_test() -> None:
         ("while True: print('x' * 1000)", "output_limit"),
         ("import os\nwhile True: os.write(1, b'x' * 100000)", "output_limit"),
         ("import sys\nwhile True: print('x' * 1000, file=sys.stderr)", "output_limit"),
+        ("n = 0\nwhile True: n += 1; open(f'{n}', 'wb').write(bytes(1 << 19))", "output_limit"),
+        ("n = 0\nwhile True: n += 1; open(f'{n}', 'w').close()", "output_limit"),
+        ("import os\nwhile True: os.mkdir('d'); os.chdir('d'); open('f', 'wb').write(bytes(1 << 18))", "output_limit"),
         ("try:\n    while True: print('x' * 1000)\nexcept OSError: pass", "output_limit"),
     ],
 )
 def test_status(program: str, status: str) -> None:
-    verdict = run(program, "4", "8")
+    verdict = run(program, "4", "8", Limits(cpu_seconds=2, memory_bytes=256 << 20, output_bytes=1 << 20))  # quick to fill
     assert verdict.status == status, verdict
     assert (verdict.test, verdict.passed_tests) == (0, 0)
 
@@ -141,7 +144,8 @@ FAITHFUL = {
     "atexit": "import atexit; atexit.register(print, 'last'); print('first')",
     "atexit without end of line": "import atexit, sys; atexit.register(sys.stdout.write, 'last')",
     "late threads": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.05), print('late'))).start()\nprint('early')",
-    "many threads": "import threading\nall = [threading.Thread(target=print, args=(n,)) for n in range(50)]\nfor t in all: t.start(); t.join()",
+    "many threads": "import threading\nall = [threading.Thread(target=print, args=(n,)) for n in range(50)]\n"
+    "for t in all: t.start(); t.join()",
     "pool": "from concurrent.futures import ThreadPoolExecutor as P\nwith P(4) as p: print(list(p.map(abs, range(-5, 5))))",
     "asyncio": "import asyncio\nasync def main():\n    await asyncio.sleep(0.01); print('x')\nasyncio.run(main())",
     "exit": "print('x'); exit()",
@@ -160,14 +164,17 @@ FAITHFUL = {
     "main module": "import __main__, pickle\nclass A: pass\nprint(__main__.A is A, type(pickle.loads(pickle.dumps(A()))) is A)",
     "dataclass": "from dataclasses import dataclass\n@dataclass(slots=True)\nclass A:\n    x: 'int' = 1\nprint(A())",
     "source": "import inspect\ndef f(): return 1\nprint(inspect.getsource(f))",
-    "scratch file": "open('a.txt', 'w').write('x'); print(open('a.txt').read()); import os; os.mkdir('d'); os.rename('a.txt', 'd/b'); print(os.listdir('d'))",
+    "scratch file": "open('a.txt', 'w').write('x'); print(open('a.txt').read())\n"
+    "import os; os.mkdir('d'); os.rename('a.txt', 'd/b'); print(os.listdir('d'))",
     "temporary file": "import tempfile\nwith tempfile.TemporaryFile() as f: f.write(b'x'); f.seek(0); print(f.read())",
     "del at exit": "class A:\n    def __del__(self): print('gone')\na = A()",
     "unicode": "print('é', input())",
     "large integers": "print(len(str(3 ** 5000)))",
-    "signal alarm": "import signal\nsignal.signal(signal.SIGALRM, lambda *_: print('rang'))\nsignal.setitimer(signal.ITIMER_REAL, 0.01); signal.pause()",
-    "signal to itself": "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('got'))\nos.kill(os.getpid(), signal.SIGUSR1); signal.raise_signal(signal.SIGUSR1)",
-    "stdlib": "import decimal, fractions, zoneinfo, sqlite3, array, bisect, heapq, string, typing, json, re, random, unicodedata; print('x')",
+    "signal alarm": "import signal\nsignal.signal(signal.SIGALRM, lambda *_: print('rang'))\n"
+    "signal.setitimer(signal.ITIMER_REAL, 0.01); signal.pause()",
+    "signal to itself": "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('got'))\n"
+    "os.kill(os.getpid(), signal.SIGUSR1); signal.raise_signal(signal.SIGUSR1)",
+    "stdlib": "import decimal, fractions, zoneinfo, sqlite3, array, heapq, string, typing, json, re, random, unicodedata; print('x')",
     "name of a module of ours": "try: import confine\nexcept ImportError: print('none')",
     "time": "import time; time.perf_counter(); time.process_time(); print(time.localtime().tm_year > 2000)",
 }  # fmt: skip
@@ -220,7 +227,8 @@ def test_the_program_sees_nothing_of_the_sandbox() -> None:
     mine = "__annotations__ __builtins__ __cached__ __doc__ __file__ __loader__ __name__ __package__ __spec__ frame gc sys"
     assert run(frames, "", f"{mine}\n{mine}").passed
     expected = (
-        "import gc, re\nheld = [o for c in gc.get_objects() if type(c) in (dict, list, tuple) for o in (c.values() if type(c) is dict else c)]\n"
+        "import gc, re\nheld = [o for c in gc.get_objects() if type(c) in (dict, list, tuple)\n"
+        "        for o in (c.values() if type(c) is dict else c)]\n"
         "print([o for o in held if type(o) is str and re.fullmatch('noth[i]ng', o)] or ''.join(['no', 'thing']))"
     )
     assert run(expected, "", "nothing").passed
@@ -247,7 +255,10 @@ def test_method_and_plain_function() -> None:
 
 
 def test_the_imports_that_leetcode_gives() -> None:
-    program = "def f(n): return [gcd(n, 4), list(accumulate([1, n])), heapq.nsmallest(1, [n]), Counter('aa')['a'], bisect_left([1], n), inf > n, pow(2, n)]"
+    program = (
+        "def f(n): return [gcd(n, 4), list(accumulate([1, n])), heapq.nsmallest(1, [n]), Counter('aa')['a'],\n"
+        "                  bisect_left([1], n), inf > n, pow(2, n)]"
+    )
     assert call(program, "f", ("6", "[2, [1, 7], [6], 2, 1, true, 64]")).passed
 
 

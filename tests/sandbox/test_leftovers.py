@@ -74,6 +74,12 @@ def test_after_any_ending(ending: str, func_name: str | None) -> None:
     assert (sorted(scratch.root().iterdir()), children(os.getpid()), open_files()) == before
 
 
+def test_after_folders_deeper_than_any_path_and_stack() -> None:
+    verdict = grade("import os\nfor n in range(1500): os.mkdir('deep'); os.chdir('deep')", [TestCase("", "")])
+    assert verdict.status == "output_limit"
+    assert {path.name for path in scratch.root().iterdir()} == {"bootstrap.pyc", "confine.pyc"}
+
+
 def test_after_an_exception_in_the_grader() -> None:
     with pytest.raises(KeyboardInterrupt), Child(b"while True: pass", Limits(), probe()) as child:
         child.go()

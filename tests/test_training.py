@@ -1,0 +1,142 @@
+"""Batches, checkpoints and logs: what SFT and GRPO share, without a model."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gwen25 import training
+from gwen25.errors import BadInput
+from gwen25.job import Job
+from tests.pipelines import training_jobs as jobs
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return jobs.job("sft", tmp_path / "work", jobs.config().sft, tmp_path, {}, micro_batch=8)
+
+
+@pytest.mark.parametrize(
+    ("micro", "effective", "world", "expected"),
+    [
+        (8, 8, 1, (8, 1)),
+        (4, 8, 1, (4, 2)),
+        (3, 8, 1, (2, 4)),  # not a divisor: the largest one below
+        (8, 4, 1, (4, 1)),
+        (1, 7, 1, (1, 7)),
+        (8, 16, 2, (8, 1)),
+        (8, 16, 4, (4, 1)),
+    ],
+)
+def test_every_split_is_the_same_batch(job: Job, monkeypatch, micro: int, effective: int, world: int, expected: tuple[int, int]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    batch = training.split(replace(job, micro_batch=micro), effective)
+    assert (batch.micro, batch.accumulation) == expected and batch.effective == effective
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(BadInput, match="8 rows cannot be divided over 3 processes"):
+        training.split(job, 8)
+
+
+def _checkpoint(job: Job, step: int) -> Path:
+    import torch
+
+    from gwen25 import modeling
+
+    folder = training.checkpoints(job) / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    modeling.write_tensors({"a": torch.ones(3)}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text("{}")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"a": torch.arange(1000)}, folder / name)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 9}))
+    return folder
+
+
+def test_the_newest_whole_checkpoint_is_taken_by_number(job: Job) -> None:
+    assert training.newest_checkpoint(job) is None
+    for step in (9, 10, 2):
+        _checkpoint(job, step)
+    newest = training.newest_checkpoint(job)
+    assert newest is not None and newest.name == "checkpoint-10"
+
+
+@pytest.mark.parametrize(
+    "name", ["trainer_state.json", "adapter_model.safetensors", "adapter_config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"]
+)
+@pytest.mark.parametrize("harm", ["gone", "empty", "cut"])
+def test_a_half_written_checkpoint_is_deleted_and_the_one_before_taken(job: Job, capsys, name: str, harm: str) -> None:
+    _checkpoint(job, 1)
+    bad = _checkpoint(job, 2)
+    content = (bad / name).read_bytes()
+    if harm == "gone":
+        (bad / name).unlink()
+    else:
+        (bad / name).write_bytes(b"" if harm == "empty" else content[: len(content) // 2])
+    newest = training.newest_checkpoint(job)
+    assert newest is not None and newest.name == "checkpoint-1" and not bad.exists()
+    assert "warning: checkpoint-2 is not whole" in capsys.readouterr().out
+
+
+def test_a_flipped_bit_in_the_optimizer_is_found(job: Job) -> None:
+    bad = _checkpoint(job, 1) / "optimizer.pt"
+    content = bytearray(bad.read_bytes())
+    with zipfile.ZipFile(bad) as archive:
+        entry = max(archive.infolist(), key=lambda info: info.file_size)
+    content[entry.header_offset + 4000] ^= 1
+    bad.write_bytes(bytes(content))
+    assert training.newest_checkpoint(job) is None
+
+
+def test_logs_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    for step in (1, 2, 3):
+        training.append(log, {"step": step, "loss": float(step), "reward": None})
+    with log.open("a") as out:
+        out.write('{"step": 4, "lo')
+    assert [row["step"] for row in training.read_metrics(log)] == [1, 2, 3]
+    training.keep_until(log, 2)
+    assert log.read_text().splitlines() == [f'{{"step": {step}, "loss": {step}.0, "reward": null}}' for step in (1, 2)]
+    training.keep_until(tmp_path / "absent.jsonl", 2)
+    assert not (tmp_path / "absent.jsonl").exists()
+
+
+def test_means_leave_out_what_was_not_measured() -> None:
+    rows = [{"step": step, "reward": None if step % 2 else float(step)} for step in range(40)]
+    assert training.recent(rows, "reward") == sum(range(20, 40, 2)) / 10
+    assert training.recent(rows, "kl") is None
+
+
+class _State:
+    global_step, max_steps, is_world_process_zero = 3, 9, staticmethod(lambda: True)
+
+
+def test_a_log_becomes_a_line_and_progress_and_nan_becomes_null(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    watch = training.Watch(job)
+    watch.on_log(None, _State(), None, {"loss": 1.5, "reward": float("nan"), "epoch": 0.5})
+    watch.on_log(None, _State(), None, {"train_runtime": 3.0})  # the closing summary
+    assert training.read_metrics(job.aside / "metrics.jsonl") == [{"step": 3, "loss": 1.5, "reward": None, "epoch": 0.5}]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line.removeprefix("@progress ")) == {"stage": "sft", "step": 3, "total": 9, "loss": 1.5, "reward": None}
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(BadInput, match=r"at step 3: lower sft.learning_rate"):
+            watch.on_log(None, _State(), None, {"loss": bad})
+
+
+def test_faults_fire_once_for_their_stage_and_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    (tmp_path / "sft-oom-2").touch()
+    training._fault("sft", 2)  # no GWEN25_FAULTS: nothing
+    monkeypatch.setenv("GWEN25_FAULTS", str(tmp_path))
+    training._fault("sft", 1), training._fault("grpo", 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        training._fault("sft", 2)
+    training._fault("sft", 2)
+    assert not list(tmp_path.iterdir())
