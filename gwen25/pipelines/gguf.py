@@ -73,8 +73,8 @@ def convert(
     """Write `model_dir`, a Qwen2 checkpoint in the Hugging Face layout, as a GGUF of any GgufType.
 
     `scratch` (else the folder of `out_file`) holds a K-quant's intermediate file, 2 or 4 bytes a weight; `threads` are the
-    quantizer's (None: all cores). Raises BadInput for
-    an unknown type, a model that is not Qwen2's and a K-quant without a quantizer; Gwen25Error where the quantizer fails.
+    quantizer's (None: all cores). Raises BadInput for an unknown type, a model that is not Qwen2's and a K-quant without a
+    quantizer; Gwen25Error where the quantizer fails.
     """
     if type not in (*gguf_writer.WRITTEN_TYPES, *llamacpp.K_QUANTS):
         raise unknown("gguf type", type, (*gguf_writer.WRITTEN_TYPES, *llamacpp.K_QUANTS))

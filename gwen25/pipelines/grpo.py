@@ -108,7 +108,7 @@ def make_panel(job: Job, format: ChatFormat) -> Panel:
     from gwen25.rewards.judge import Judge
     from gwen25.rewards.panel import Panel
 
-    names, keyed = list(active(job.config, job.warn)), list(job.externals["rewards"]["active"])
+    names, keyed = list(active(job.config)), list(job.externals["rewards"]["active"])
     if names != keyed:
         raise BadInput(f"the run was planned with the rewards {', '.join(keyed)}, and now there are {', '.join(names)}; start it again")
     judge = Judge(job.config.judge, job.aside / "judge") if "judge" in names else None
