@@ -203,7 +203,7 @@ def cause_of(error: BaseException) -> Cause:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all: a temporary file, fsync, rename. NaN is refused: an unmeasured number is None or absent."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}")  # threads of one process may write the same file
     with temporary.open("w", encoding="utf-8") as out:
         json.dump(value, out, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
         out.flush()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from gwen25 import chat, models, rewards, samples
+from gwen25 import chat, models, ollama_api, rewards, samples
 from gwen25.artifacts import Warn, home, sha256_of
 from gwen25.config import Config
 from gwen25.errors import BadInput, Unavailable, unknown
@@ -108,8 +108,6 @@ def _rewards(config: Config, warn: Warn) -> Pinned:
 
 
 def _ollama(config: Config, warn: Warn) -> Pinned:
-    from gwen25 import ollama_api
-
     server = ollama_api.probe_server()
     if server is None:
         return {"server": None}, None

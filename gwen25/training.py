@@ -98,6 +98,7 @@ def arguments(job: Job, batch: Batch, device: str) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_num_workers": job.runtime.dataloader_num_workers,
         "dataloader_pin_memory": device != "cpu",
+        "ddp_find_unused_parameters": False,  # every LoRA matrix takes part in every step
         "remove_unused_columns": False,
     }
 

@@ -140,3 +140,12 @@ def test_faults_fire_once_for_their_stage_and_step(tmp_path: Path, monkeypatch: 
         training._fault("sft", 2)
     training._fault("sft", 2)
     assert not list(tmp_path.iterdir())
+
+
+def test_curves_show_what_was_measured_and_nothing_for_nothing(tmp_path: Path) -> None:
+    from gwen25 import plots
+
+    rows = [{"step": 1, "reward": None}, {"step": 2, "reward": 0.5}]
+    plots.curves(tmp_path / "some.png", rows, ["reward", "kl"], "GRPO")
+    plots.curves(tmp_path / "none.png", rows, ["kl"], "GRPO")
+    assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "none.png").exists()

@@ -10,7 +10,7 @@ template is baked in: the rows hold messages, reasoning and code, and `chat` mak
     payload/heldout.jsonl   the same; none of its statements is in train.jsonl
     payload/grpo.jsonl      id, messages, tests, func_name, starter_code, difficulty; one row for a statement of train.jsonl
 
-Rows stream through in chunks: memory grows by some 200 bytes a row, for the hashes that find repetitions.
+Rows stream through in chunks: memory grows by less than 1 kB a row, for the hashes that find repetitions.
 Not here: cutting rows to fit, mending programs, tests other than the statement's own.
 """
 
@@ -49,6 +49,7 @@ REASONS: Final[dict[str, str]] = {
     "unfinished_reasoning": "an `output` is its reasoning, </think>, and the answer",
     "no_reasoning": "an `output` has its reasoning before </think>",
     "no_code": "an `output` has a fenced python block after </think>",
+    "unfinished_code": "an `output` closes its last fence",
     "not_python": "programs must be Python 3",
     "ambiguous_format": "take <think> out of the reasoning, and lines that begin with a fence out of the program",
     "duplicate": "the same statement and program came before",
@@ -276,6 +277,8 @@ class Filters:
             return "no_reasoning"
         if answer.code is None or not answer.code.strip():
             return "no_code"
+        if self.format.parse(f"{output.rstrip()}\n```\npass\n```").code != "pass":  # a further block is read where the last is closed
+            return "unfinished_code"
         if not is_python(answer.code):
             return "not_python"
         again = self.format.parse(self.format.answer(answer.reasoning, answer.code))

@@ -166,6 +166,7 @@ LOST: dict[str, dict[str, Any]] = {
     "unfinished_reasoning": row(1, output="<think>\nWe add and add and"),
     "no_reasoning": row(1, output=output("", "print(2)")),
     "no_code": row(1, output="<think>\nWe add.\n</think>\n\nAdd one to the number."),
+    "unfinished_code": row(1, output="<think>\nWe add.\n</think>\n\n```python\nn = int(input())"),
     "not_python": row(1, output=output("We add.", "print 2")),
     "ambiguous_format": row(1, output=output("First <think> again.", "print(int(input()) + 1)")),
     "duplicate": row(0, id="other", source="other"),
@@ -192,6 +193,7 @@ def test_each_reason(make_job, tmp_path: Path, reason: str) -> None:
         ("special_token", {"output": output("Text.", "print('<|im_end|>')")}),
         ("no_code", {"output": output("We print.", "  ")}),
         ("no_code", {"output": "<think>\nA draft:\n```python\nprint(1)\n```\n</think>\n\nDone."}),
+        ("unfinished_code", {"output": output("We add.", "print(int(input()) + 7)") + "\nOr shorter:\n\n```python\nprint(7"}),
         ("not_python", {"output": output("Deep.", "x = " + "(" * 5000 + ")" * 5000)}),
         ("not_python", {"output": output("Null.", "x = '\0'")}),
         ("fails_examples", {"output": output("It crashes.", "1 / 0")}),
@@ -479,15 +481,13 @@ def test_all_real_rows_are_kept(make_job, shared_data: Path, qwen_tokenizer: Pat
 
 @pytest.mark.slow
 def test_real_cut_off_traces(shared_data: Path, tiny_model: Path) -> None:
-    """Of 509 traces ten or fewer are cut off and sixteen or fewer hold no block: parsed, nothing else is lost to the parser."""
+    """Ten of 509 traces have no `</think>`, one has no program after it; the parser loses nothing else."""
     file = shared_data / "ocr_rows" / "r1_codeforces_traces_without_statement.jsonl.gz"
     traces = [made for _, made in read_jsonl(file)]
     rows = [{"id": str(number), "input": f"Statement {number}", "output": trace["output"]} for number, trace in enumerate(traces)]
     judged = judge(tiny_model, rows, max_length=10**6)
     counts = Counter("kept" if isinstance(made, Row) else made for made in judged)
-    print(counts)
-    assert counts["kept"] > 450, counts
-    assert counts["unfinished_reasoning"] <= 10 and counts["no_code"] <= 16, counts
+    assert counts == {"kept": 496, "unfinished_reasoning": 10, "not_python": 2, "no_code": 1}
 
 
 def test_a_real_wrong_program_is_found(shared_data: Path, tiny_model: Path) -> None:

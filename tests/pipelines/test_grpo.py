@@ -220,10 +220,10 @@ def test_the_real_child_survives_sigkill(make: Make, straight: tuple[Job, Result
     faults = tmp_path / "faults"
     faults.mkdir()
     (faults / "grpo-kill-3").touch()
-    dead = jobs.run_child(job, faults)
-    assert dead.returncode == -9 and not (job.work / "result.json").exists()
-    done = jobs.run_child(job, faults)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "resuming after step 2 of 5" in done.stdout
+    status, _ = jobs.run_child(job, faults)
+    assert status == -9 and not (job.work / "result.json").exists()
+    status, output = jobs.run_child(job, faults)
+    assert status == 0, output
+    assert "resuming after step 2 of 5" in output
     assert jobs.files(job.payload) == jobs.files(straight[0].payload)
     assert json.loads((job.work / "result.json").read_text())["facts"] == straight[1].facts

@@ -229,11 +229,39 @@ def test_the_real_child_survives_sigkill(make, straight: tuple[Job, sft.Result],
     faults = tmp_path / "faults"
     faults.mkdir()
     (faults / "sft-kill-4").touch()
-    dead = jobs.run_child(job, faults)
-    assert dead.returncode == -9 and not (job.work / "result.json").exists()
-    done = jobs.run_child(job, faults)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "resuming after step 3 of 6" in done.stdout
+    status, _ = jobs.run_child(job, faults)
+    assert status == -9 and not (job.work / "result.json").exists()
+    status, output = jobs.run_child(job, faults)
+    assert status == 0, output
+    assert "resuming after step 3 of 6" in output
     assert jobs.files(job.payload) == jobs.files(straight[0].payload)
     told = json.loads((job.work / "result.json").read_text())
     assert told["facts"] == straight[1].facts and told["metrics"] == straight[1].metrics
+
+
+@pytest.mark.slow
+def test_the_real_child_obeys_sigterm(make, straight: tuple[Job, sft.Result]) -> None:
+    job = make(sft__save_steps=100)
+    started = jobs.child(job)
+    assert started.stdout is not None
+    for line in started.stdout:
+        if '"step": 2' in line:
+            started.terminate()
+            break
+    output = started.stdout.read()
+    assert started.wait(60) == 143, output
+    assert json.loads((job.work / "failure.json").read_text())["cause"] == "cancelled"
+    status, output = jobs.run_child(job)
+    assert status == 0 and "resuming after step" in output
+    assert jobs.files(job.payload) == jobs.files(straight[0].payload)
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_same_batches(make, straight: tuple[Job, sft.Result]) -> None:
+    job = make()
+    status, output = jobs.run_child(job, processes=2)
+    assert status == 0, output
+    assert jobs.losses(job) == pytest.approx(jobs.losses(straight[0]), abs=1e-3)
+    told = json.loads((job.work / "result.json").read_text())
+    assert told["facts"] == straight[1].facts
+    assert told["metrics"]["heldout_loss"] == pytest.approx(straight[1].metrics["heldout_loss"], abs=1e-3)

@@ -96,8 +96,8 @@ def job(
     return Job(stage, "k", section, inputs, pinned, {"base_model": str(base)}, config().runtime, micro_batch, work)
 
 
-def run_child(made: Job, faults: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the stage's real module on a request.json that says what the Job says."""
+def child(made: Job, faults: Path | None = None, processes: int = 1) -> subprocess.Popen[str]:
+    """Start the stage's real module on a request.json that says what the Job says; under torchrun for several processes."""
     request = {
         "stage": made.stage,
         "section_name": made.stage,
@@ -114,8 +114,16 @@ def run_child(made: Job, faults: Path | None = None) -> subprocess.CompletedProc
         (made.work / name).unlink(missing_ok=True)
     write_json(made.work / "request.json", request)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **({} if faults is None else {"GWEN25_FAULTS": str(faults)})}
-    command = [sys.executable, "-m", f"gwen25.pipelines.{made.stage}", str(made.work)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    launcher = [] if processes == 1 else ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launcher, "-m", f"gwen25.pipelines.{made.stage}", str(made.work)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run_child(made: Job, faults: Path | None = None, processes: int = 1) -> tuple[int, str]:
+    """Exit status and output of the whole run."""
+    started = child(made, faults, processes)
+    output, _ = started.communicate(timeout=300)
+    return started.returncode, output
 
 
 def losses(made: Job) -> list[float]:
