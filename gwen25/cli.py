@@ -198,7 +198,7 @@ def _grade(arguments: argparse.Namespace) -> int:
     problems = {str(row.get("question_id")): row for _, row in read_jsonl(arguments.problems)}
     pairs, ids = [], []
     for number, row in read_jsonl(arguments.completions):
-        question, output = row.get("question_id"), row.get("output")
+        question, output = str(row.get("question_id")), row.get("output")
         if question not in problems or not isinstance(output, str):
             raise BadInput(f"{arguments.completions}, line {number}: question_id (one of {arguments.problems}) and output (text) are expected")
         ids.append(question)

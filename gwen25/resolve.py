@@ -158,12 +158,13 @@ def _sample_model(name: str) -> Path:
         raise unknown("sample model", name, ["tiny-qwen2"])
     from gwen25.samples import tiny  # numpy, for those who need it
 
-    recipe = sha256_of(Path(tiny.__file__)) + sha256_of(samples.path("tokenizer.json"))
-    folder = home() / "models" / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+    made_of = (Path(tiny.__file__), samples.path("tokenizer.json"), samples.path("tiny.safetensors"))
+    recipe = hashlib.sha256("".join(map(sha256_of, made_of)).encode()).hexdigest()
+    folder = home() / "models" / f"{name}-{recipe[:8]}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = folder.with_name(f".{folder.name}.{os.getpid()}")
-        tiny.build(part)
+        tiny.build(part, pretrained=True)
         try:
             part.rename(folder)
         except OSError:  # another process was first, with the same bytes

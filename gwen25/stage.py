@@ -421,6 +421,7 @@ def _environment(plan: Plan) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "MPLBACKEND": "Agg",
+        "TQDM_DISABLE": "1",  # progress comes as lines of our own; a bar redrawn in a log is noise
     }
     if plan.runtime.cuda_visible_devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = plan.runtime.cuda_visible_devices

@@ -54,6 +54,8 @@ class Batch:
 def split(job: Job, effective: int) -> Batch:
     """Divide an effective batch over the processes of the launcher, and their share into the largest equal micro-batches allowed.
 
+    Over several processes an epoch's last, smaller batch is filled up with rows of its beginning (accelerate's even_batches):
+    only there do SFT's numbers depend on how many processes there are.
     Raises BadInput where the shares are not equal: the batch would be another one than the config, and the key, say.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))

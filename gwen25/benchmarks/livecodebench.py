@@ -292,8 +292,8 @@ def judge(problem: dict[str, Any], completions: list[str]) -> list[bool]:
 
 def judge_many(pairs: list[tuple[dict[str, Any], list[str]]]) -> list[list[bool]]:
     """`judge` for many problems at once, one worker for each processor."""
-    problems = [(problem_of(row), completions) for row, completions in pairs]
-    graded = statuses(problems, workers=os.cpu_count() or 1)
+    problems = {id(row): problem_of(row) for row in {id(row): row for row, _ in pairs}.values()}  # a row given often is decoded once
+    graded = statuses([(problems[id(row)], completions) for row, completions in pairs], workers=os.cpu_count() or 1)
     return [[status == "passed" for status in of_problem] for of_problem in graded]
 
 

@@ -37,8 +37,8 @@ _STORED: Final = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF
 HEAD: Final = "lm_head.weight"
 EMBEDDING: Final = "model.embed_tokens.weight"
 _UNITS: Final = {"MB": 10**6, "GB": 10**9}
-# Mean KL in nats of a next-token distribution that weights rounded to this dtype may cost. Rounding alone gave 2e-12
-# (float32), 1e-8 (float16) and 1e-6 (bfloat16) on a tiny model; a large model has more layers to add it up.
+# Mean KL, in nats, of the next-token distribution that weights rounded to this dtype may cost. Measured with 2 layers of 64
+# and 12 layers of 256, from a float32 base: 3e-13 and 1e-12 (float32), 5e-7 and 2e-6 (float16), 3e-5 and 9e-5 (bfloat16).
 TOLERANCE: Final = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2}
 
 LOST: Final = 0.2  # share of the adapter's own KL that a merge may differ by

@@ -1,6 +1,7 @@
-"""A tiny Qwen2 with every part of the real one, for the smoke profile and the tests: 0.1 M parameters, untrained.
+"""A tiny Qwen2 with every part of the real one, for the smoke profile and the tests: 0.1 M parameters.
 
-    build(Path("tiny"))                                  2 layers of 64, the packaged tokenizer
+    build(Path("tiny"), pretrained=True)                 the smoke profile's base: `samples.pretrain` made its weights
+    build(Path("tiny"))                                  2 layers of 64, the packaged tokenizer, untrained
     build(Path("tiny"), tokenizer=Path("Qwen2.5-3B"))    the same layers under a real vocabulary
 
 It is Qwen2.5 *base* in miniature, traps included: grouped-query attention with biases, tied embeddings, rows of the
@@ -47,13 +48,15 @@ def build(
     tie_word_embeddings: bool = True,
     max_position_embeddings: int = 2048,
     seed: int = 0,
+    pretrained: bool = False,
 ) -> None:
     """Write a float32 Qwen2ForCausalLM checkpoint into the folder `out`.
 
     `tokenizer`: None for the packaged one, else a tokenizer.json (or .json.gz), or a folder that holds one and, where it has
-    it, a tokenizer_config.json. Raises BadInput where there is no readable tokenizer.
+    it, a tokenizer_config.json. `pretrained` takes the packaged weights, which fit the default shape and tokenizer only.
+    Raises BadInput where there is no readable tokenizer.
     """
-    from safetensors.numpy import save
+    from safetensors.numpy import load_file, save
 
     text, settings = _tokenizer(samples.path("tokenizer.json") if tokenizer is None else tokenizer)
     ids = token_ids(text)
@@ -85,7 +88,13 @@ def build(
     }
     generation = {"bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|endoftext|>"], "do_sample": False, "max_new_tokens": 2048}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "model.safetensors").write_bytes(save(dict(_weights(config, seed)), metadata={"format": "pt"}))
+    weights = dict(_weights(config, seed))
+    if pretrained:
+        packaged = load_file(samples.path("tiny.safetensors"))
+        if {name: tensor.shape for name, tensor in packaged.items()} != {name: tensor.shape for name, tensor in weights.items()}:
+            raise BadInput("samples/tiny.safetensors has other shapes: make it again with `python -m gwen25.samples.pretrain`")
+        weights = {name: packaged[name].astype(np.float32) for name in weights}
+    (out / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     (out / "tokenizer.json").write_text(text, encoding="utf-8")
     for name, value in (("tokenizer_config", settings or _settings(text)), ("generation_config", generation), ("config", config)):
         (out / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

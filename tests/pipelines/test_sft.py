@@ -257,11 +257,13 @@ def test_the_real_child_obeys_sigterm(make, straight: tuple[Job, sft.Result]) ->
 
 
 @pytest.mark.slow
-def test_two_processes_train_on_the_same_batches(make, straight: tuple[Job, sft.Result]) -> None:
-    job = make()
-    status, output = jobs.run_child(job, processes=2)
+def test_two_processes_train_on_the_same_batches(make, tmp_path: Path) -> None:
+    even = jobs.dataset(tmp_path / "even", rows=16)  # two whole batches an epoch
+    one, two = make("one", dataset=even), make("two", dataset=even)
+    result = sft.run(one)
+    status, output = jobs.run_child(two, processes=2)
     assert status == 0, output
-    assert jobs.losses(job) == pytest.approx(jobs.losses(straight[0]), abs=1e-3)
-    told = json.loads((job.work / "result.json").read_text())
-    assert told["facts"] == straight[1].facts
-    assert told["metrics"]["heldout_loss"] == pytest.approx(straight[1].metrics["heldout_loss"], abs=1e-3)
+    assert jobs.losses(two) == pytest.approx(jobs.losses(one), abs=1e-3)
+    told = json.loads((two.work / "result.json").read_text())
+    assert told["facts"] == result.facts
+    assert told["metrics"]["heldout_loss"] == pytest.approx(result.metrics["heldout_loss"], abs=1e-3)
