@@ -1,9 +1,9 @@
 """finetune: the whole DAG, in reading order.
 
-    dataset -> sft -> grpo -> adapters -> merge -> gguf -> ollama
-                                          merge -> evaluate, and the base model beside it
+dataset -> sft -> grpo -> adapters -> merge -> gguf -> ollama
+                                      merge -> evaluate, and the base model beside it
 
-    gwen25 run --profile smoke            prefect deployment run finetune/smoke
+gwen25 run --profile smoke            prefect deployment run finetune/smoke
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ Until = Literal["dataset", "sft", "grpo", "adapters", "merge", "gguf", "ollama",
 
 
 # 4 threads: gguf -> ollama beside the two evaluations; the GPU's slot keeps those apart
-@flow(name="finetune", task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]  # its class is generic in a type it never uses
-      persist_result=False)
+@flow(
+    name="finetune",
+    task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]  # its class is generic in a type it never uses
+    persist_result=False,
+)
 def finetune(
     profile: Profile = "smoke",
     recipe: Recipe = "reference",

@@ -29,7 +29,11 @@ def summarise(outcome: Outcome, *, markdown: bool = False) -> str:
     else:
         widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
         table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows])
-    reports = {label: _report(outcome.artifacts[name]) for name, label in (("baseline", "base"), ("evaluate", "tuned")) if name in outcome.artifacts}
+    reports = {
+        label: _report(outcome.artifacts[name])
+        for name, label in (("baseline", "base"), ("evaluate", "tuned"))
+        if name in outcome.artifacts
+    }
     return table + ("\n\n" + report.table(reports) if reports else "")
 
 
@@ -47,6 +51,8 @@ def _headline(stage: str, manifest: Manifest) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):  # counts by difficulty
+        return str(value.get("all", value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -84,7 +84,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from flows.outcome import Outcome, summarise
 
     state = finetune(
-        profile=arguments.profile, recipe=arguments.recipe, overrides=overrides, refresh=arguments.refresh, until=arguments.until, return_state=True
+        profile=arguments.profile,
+        recipe=arguments.recipe,
+        overrides=overrides,
+        refresh=arguments.refresh,
+        until=arguments.until,
+        return_state=True,
     )
     outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, BaseException):
@@ -130,7 +135,10 @@ def _node(arguments: argparse.Namespace) -> int:
         elif (hit := stage.find(plan, store, _warn)) is not None:
             made[name] = hit
         else:
-            raise BadInput(f"{arguments.command} needs {name}, which the store does not hold for this config; `gwen25 {name}` with the same options makes it")
+            raise BadInput(
+                f"{arguments.command} needs {name}, which the store does not hold for this config; "
+                f"`gwen25 {name}` with the same options makes it"
+            )
     _show_artifact(store, made[arguments.command], cached)
     return 0
 
@@ -167,7 +175,7 @@ def _model(reference: str | None, config: Config, store: Store) -> tuple[dict[st
 
     if reference is None:
         return {}, Resolved({"model": {"served": config.evaluate.base_url, "name": config.evaluate.served_model}})
-    if ":" in reference and not reference.startswith(resolve.SAMPLE_PREFIX) or reference in store.aliases():
+    if (":" in reference and not reference.startswith(resolve.SAMPLE_PREFIX)) or reference in store.aliases():
         return {"model": store.resolve(reference)}, Resolved()
     return {}, resolve.base_as_model(config.model_copy(update={"base_model": reference}), _warn)
 
@@ -200,7 +208,9 @@ def _grade(arguments: argparse.Namespace) -> int:
     for number, row in read_jsonl(arguments.completions):
         question, output = str(row.get("question_id")), row.get("output")
         if question not in problems or not isinstance(output, str):
-            raise BadInput(f"{arguments.completions}, line {number}: question_id (one of {arguments.problems}) and output (text) are expected")
+            raise BadInput(
+                f"{arguments.completions}, line {number}: question_id (one of {arguments.problems}) and output (text) are expected"
+            )
         ids.append(question)
         pairs.append((problems[question], [output]))
     verdicts = livecodebench.judge_many(pairs)
@@ -244,7 +254,12 @@ def _show(arguments: argparse.Namespace) -> int:
         print(manifest.model_dump_json(indent=1))
         return 0
     print(f"{manifest.stage}:{manifest.key}\ndigest {manifest.digest}\nmade   {manifest.made} in {manifest.provenance['seconds']} s")
-    for title, values in (("config", manifest.config), ("outside", manifest.externals), ("facts", manifest.facts), ("metrics", manifest.metrics)):
+    for title, values in (
+        ("config", manifest.config),
+        ("outside", manifest.externals),
+        ("facts", manifest.facts),
+        ("metrics", manifest.metrics),
+    ):
         print(f"\n{title}")
         for name, value in values.items():
             print(f"  {name:32} {json.dumps(value, ensure_ascii=False)}")
@@ -263,7 +278,11 @@ def _lineage(arguments: argparse.Namespace) -> int:
         if manifest.key in {row["key"] for row in rows}:
             continue
         rows.append(_row(store, manifest) | {"inputs": manifest.inputs})
-        queue += [Manifest.read(store.folder(i["stage"], i["key"])) for i in manifest.inputs.values() if store.folder(i["stage"], i["key"]).exists()]
+        queue += [
+            Manifest.read(store.folder(i["stage"], i["key"]))
+            for i in manifest.inputs.values()
+            if store.folder(i["stage"], i["key"]).exists()
+        ]
     if arguments.json:
         print(json.dumps(rows, indent=1))
     for row in [] if arguments.json else rows:
@@ -278,7 +297,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     from gwen25.errors import DamagedArtifact
 
     store = Store.default()
-    folders = [store.resolve(arguments.ref).path] if arguments.ref else sorted(path.parent for path in store.root.glob("*/*/manifest.json") if path.parent.parent.name != "attic")
+    folders = (
+        [store.resolve(arguments.ref).path]
+        if arguments.ref
+        else sorted(path.parent for path in store.root.glob("*/*/manifest.json") if path.parent.parent.name != "attic")
+    )
     rows: list[dict[str, Any]] = []
     for folder in folders:
         try:
@@ -368,11 +391,15 @@ def _config_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--profile", default="smoke", help="the machine: smoke, a100 (default: smoke)")
     command.add_argument("--recipe", default="reference", help="the training recipe (default: reference)")
     command.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of differences")
-    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one value, such as grpo.max_steps=20; may be repeated")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one value, such as grpo.max_steps=20; may be repeated"
+    )
 
 
 def _evaluate_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", nargs="?", metavar="MODEL", help="a directory, a hub id or a store reference; this config's merged model if absent")
+    command.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a directory, a hub id or a store reference; this config's merged model if absent"
+    )
     command.add_argument("--problems", metavar="FILE", help="problems in LiveCodeBench's schema")
     command.add_argument("--backend", choices=["transformers", "openai"])
     command.add_argument("--base-url", metavar="URL", help="of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")

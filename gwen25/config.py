@@ -14,6 +14,7 @@ micro-batch is keyed as its product with the accumulation: see `stage.keyed_sect
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib import resources
@@ -218,7 +219,8 @@ class Config(Section):
         batch = self.grpo.per_device_train_batch_size * self.grpo.gradient_accumulation_steps
         if batch % self.grpo.num_generations:
             raise ValueError(
-                f"grpo: per_device_train_batch_size x gradient_accumulation_steps = {batch} must be divisible by num_generations = {self.grpo.num_generations}"
+                f"grpo: per_device_train_batch_size x gradient_accumulation_steps = {batch} "
+                f"must be divisible by num_generations = {self.grpo.num_generations}"
             )
         if self.dataset.max_length > self.sft.max_length:
             raise ValueError(
@@ -282,11 +284,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise BadInput(f"--set {name}: the value is not YAML ({_one_line(error)})") from error
-    if isinstance(parsed, str):
-        try:  # YAML 1.1 reads 5e-5 as text
-            parsed = float(parsed)
-        except ValueError:
-            pass
+    if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):
+        parsed = float(parsed)  # YAML 1.1 reads 5e-5 as text
     return name.strip(), parsed
 
 
@@ -367,7 +366,8 @@ def _refuse_unknown(section: type[BaseModel], values: Mapping[str, Any], prefix:
         if key in inner:
             if not isinstance(value, Mapping):
                 raise BadInput(
-                    f"config: {prefix}{key} is a section, not a value; set a key of it, such as {prefix}{key}.{next(iter(inner[key].model_fields), '')}"
+                    f"config: {prefix}{key} is a section, not a value; "
+                    f"set a key of it, such as {prefix}{key}.{next(iter(inner[key].model_fields), '')}"
                 )
             _refuse_unknown(inner[key], value, f"{prefix}{key}.")
 

@@ -200,7 +200,8 @@ class Transformers:
     def _sample(self, row: torch.Tensor) -> Sample:
         ids = row.tolist()
         end = next((at for at, token in enumerate(ids) if token in self._stop), None)
-        text = self._tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        # special tokens in mid-answer are left out, as servers and TRL's rewards leave them out: scores stay comparable
+        text = self._tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Sample(text, len(ids) if end is None else end + 1, truncated=end is None)
 
 

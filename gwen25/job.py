@@ -27,7 +27,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -41,7 +40,20 @@ from pydantic import BaseModel
 from gwen25.config import Config, RuntimeConfig
 from gwen25.errors import BadInput, Cause, Gwen25Error, Unavailable
 
-_PACKAGES: Final = ("gwen25", "torch", "transformers", "trl", "peft", "datasets", "tokenizers", "bitsandbytes", "gguf", "xllamacpp", "cyllama", "vllm")
+_PACKAGES: Final = (
+    "gwen25",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "tokenizers",
+    "bitsandbytes",
+    "gguf",
+    "xllamacpp",
+    "cyllama",
+    "vllm",
+)
 PROGRESS: Final = "@progress "  # a line of the child's output that is JSON for the parent, not text for the log
 EXIT: Final[dict[Cause, int]] = {"bad_input": 2, "unavailable": 75, "out_of_memory": 71, "cancelled": 143}  # others: 1
 
@@ -101,15 +113,18 @@ class Job:
 
     def progress(self, step: int, total: int | None, **metrics: float | int | str | None) -> None:
         """Tell the parent how far the work is; it becomes a progress bar in the UI. Cheap, and never fails the work."""
-        print(PROGRESS + json.dumps({"stage": self.stage, "step": step, "total": total, **metrics}), flush=True)
+        if _speaks():
+            print(PROGRESS + json.dumps({"stage": self.stage, "step": step, "total": total, **metrics}), flush=True)
 
     def say(self, text: str) -> None:
         """One line for the log."""
-        print(text, flush=True)
+        if _speaks():
+            print(text, flush=True)
 
     def warn(self, text: str) -> None:
         """One line for the log that asks for attention."""
-        print(f"warning: {text}", flush=True)
+        if _speaks():
+            print(f"warning: {text}", flush=True)
 
 
 def read_request(work: Path) -> Job:
@@ -154,8 +169,13 @@ def main(run: Callable[[Job], Result], argv: list[str] | None = None) -> None:
         result = run(job)
     except BaseException as error:  # the boundary: whatever ended the work becomes a cause on disk
         sys.exit(_report(work, error))
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+    if _speaks():
         write_json(work / "result.json", {"facts": result.facts, "metrics": result.metrics, "provenance": provenance()})
+
+
+def _speaks() -> bool:
+    """Under torchrun one process of all speaks and writes the result."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def provenance() -> dict[str, Any]:
@@ -178,7 +198,9 @@ def _report(work: Path, error: BaseException) -> int:
     text = str(error) if isinstance(error, Gwen25Error) else f"{type(error).__name__}: {error}"
     print(f"error: {text}", flush=True)
     if work.is_dir():
-        write_json(work / "failure.json", {"cause": cause, "message": text, "time": time.time()})
+        # an error raised on purpose would be raised again: only what was away may be there the next time
+        retry = not isinstance(error, Gwen25Error) or isinstance(error, Unavailable)
+        write_json(work / "failure.json", {"cause": cause, "message": text, "retry": retry and cause != "cancelled"})
     return EXIT.get(cause, 1)
 
 

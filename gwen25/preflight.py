@@ -8,11 +8,10 @@ context, the data file, the rewards, launcher and interpreters. Each failure is 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gwen25 import models, resolve, rewards
 from gwen25.artifacts import Store, home
@@ -21,7 +20,8 @@ from gwen25.errors import BadInput, unknown
 from gwen25.stage import STAGES
 
 _SIZE: Final = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes of a weight
-_GGUF_SIZE: Final = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.07}  # K-quants: below 0.9, on top of a 16-bit file they are made from
+_GGUF_SIZE: Final = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.07}
+_K_QUANT_SIZE: Final = 2.9  # below 0.9, beside the 16-bit file they are made from
 
 
 def stages(names: Iterable[str]) -> list[str]:
@@ -91,7 +91,9 @@ def _local_rows(source: str, where: str) -> None:
 def _gpu(config: Config, wanted: Collection[str]) -> None:
     needing = [name for name, stage in STAGES.items() if stage.gpu and name in wanted]
     if config.runtime.device == "cuda" and needing and not gpu_present():
-        raise BadInput(f"{needing[0]} needs a GPU and this machine shows none (no /dev/nvidia*); take --profile smoke, or set runtime.device=cpu")
+        raise BadInput(
+            f"{needing[0]} needs a GPU and this machine shows none (no /dev/nvidia*); take --profile smoke, or set runtime.device=cpu"
+        )
 
 
 def gpu_present() -> bool:
@@ -115,36 +117,35 @@ def _base(config: Config, wanted: Collection[str], store: Path) -> None:
         return
     model = models.inspect(Path(folder))
     _context(config, wanted, model.context)
-    _disk(config, wanted, Path(folder), store)
+    _disk(config, wanted, Path(folder), model.dtype, store)
 
 
 def _context(config: Config, wanted: Collection[str], context: int) -> None:
     lengths = {
         "sft": ("sft.max_length", config.sft.max_length),
         "dataset": ("dataset.max_length", config.dataset.max_length),
-        "grpo": ("dataset.max_prompt_length + grpo.max_completion_length", config.dataset.max_prompt_length + config.grpo.max_completion_length),
+        "grpo": (
+            "dataset.max_prompt_length + grpo.max_completion_length",
+            config.dataset.max_prompt_length + config.grpo.max_completion_length,
+        ),
         "ollama": ("ollama.num_ctx", config.ollama.num_ctx),
         "evaluate": ("evaluate.max_tokens", config.evaluate.max_tokens),
     }
     for name, (field, length) in lengths.items():
         if name in wanted and length > context:
-            raise BadInput(f"{field} = {length} tokens is more than the model's context of {context} (max_position_embeddings of {config.base_model})")
+            raise BadInput(
+                f"{field} = {length} tokens is more than the model's context of {context} (max_position_embeddings of {config.base_model})"
+            )
 
 
-def _disk(config: Config, wanted: Collection[str], folder: Path, store: Path) -> None:
+def _disk(config: Config, wanted: Collection[str], folder: Path, dtype: str, store: Path) -> None:
     """Merged model, GGUF and the temporary between them must fit; adapters and checkpoints are small beside them."""
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / _SIZE[stored_dtype(folder)]
-    kind = config.gguf.type
-    need = weights * (
-        ("merge" in wanted) * _SIZE[config.merge.dtype] + ("gguf" in wanted) * (_GGUF_SIZE[kind] if kind in _GGUF_SIZE else 0.9 + 2.0)
-    )
-    free = shutil.disk_usage(store).free
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / _SIZE.get(dtype, 4)
+    merged = _SIZE[config.merge.dtype] if "merge" in wanted else 0
+    packed = _GGUF_SIZE.get(config.gguf.type, _K_QUANT_SIZE) if "gguf" in wanted else 0
+    need, free = weights * (merged + packed), shutil.disk_usage(store).free
     if need > free:
-        raise BadInput(f"the store {home()} has {free / 1e9:.1f} GB free and the merged model and its GGUF need about {need / 1e9:.1f}; set GWEN25_HOME to a larger disk")
-
-
-def stored_dtype(folder: Path) -> str:
-    """The dtype that a checkpoint's config names; float32 where it names none."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    return name if name in _SIZE else "float32"
+        raise BadInput(
+            f"the store {home()} has {free / 1e9:.1f} GB free; the merged model and its GGUF need about {need / 1e9:.1f}; "
+            "set GWEN25_HOME to a larger disk"
+        )

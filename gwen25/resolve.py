@@ -197,7 +197,8 @@ def _cached_revision(kind: str, name: str, cached: Path, error: Exception, warn:
         warn(f"the hub did not answer for {kind} {name} ({type(error).__name__}); the cached revision is used")
         return cached.read_text(encoding="utf-8").strip()
     raise Unavailable(
-        f"{kind} {name!r} is neither a local path nor in the hub's cache, and the hub did not answer ({type(error).__name__}: {str(error)[:200]})"
+        f"{kind} {name!r} is neither a local path nor in the hub's cache, "
+        f"and the hub did not answer ({type(error).__name__}: {str(error)[:200]})"
     ) from error
 
 

@@ -107,13 +107,16 @@ def plan_stage(name: str, config: Config, inputs: dict[str, Artifact], warn: War
 
 
 def keyed_section(section: dict[str, Any]) -> dict[str, Any]:
-    """The part of a section that changes numbers. The micro-batch counts as its product with the accumulation only."""
+    """The part of a section that changes numbers. The micro-batch counts as its product with the accumulation only,
+
+    unless the accumulation is to be recommended: the split then decides the product.
+    """
     keyed: dict[str, Any] = {
         name: keyed_section(value) if isinstance(value, dict) else value
         for name, value in section.items()
         if name not in _BY_CONTENT | _UNKEYED
     }
-    if "gradient_accumulation_steps" in keyed:
+    if "gradient_accumulation_steps" in keyed and not keyed.get("auto_hparams"):
         keyed["effective_batch_size"] = keyed.pop("per_device_train_batch_size") * keyed.pop("gradient_accumulation_steps")
     return keyed
 
@@ -127,7 +130,8 @@ def find(plan: Plan, store: Store, warn: Warn) -> Artifact | None:
             then, now = made_by.get(package), _version(package)
             if then and now and then.split(".")[0] != now.split(".")[0]:
                 warn(
-                    f"{plan.stage.name}:{plan.key[:8]} was made with {package} {then}, this is {now}; `--refresh {plan.stage.name}` makes it again"
+                    f"{plan.stage.name}:{plan.key[:8]} was made with {package} {then}, this is {now}; "
+                    f"`--refresh {plan.stage.name}` makes it again"
                 )
     return artifact
 
@@ -198,7 +202,7 @@ def _attempt(plan: Plan, store: Store, work: Path, lock: int, on_line: OnLine, o
     message = failure.get("message") or _explain(cause, child.exit_code)
     if cause == "out_of_memory" and micro_batch == 1:
         message += "; the micro-batch is 1 already: shorten the context, set load_in_4bit, or take a larger GPU"
-    retry = cause not in ("bad_input", "cancelled") and (cause != "out_of_memory" or (micro_batch or 0) > 1)
+    retry = failure.get("retry", cause not in ("bad_input", "cancelled")) and (cause != "out_of_memory" or (micro_batch or 0) > 1)
     raise StageFailed(plan.stage.name, cause, child.exit_code, message, tail, retry=retry)
 
 
@@ -427,6 +431,8 @@ def _environment(plan: Plan) -> dict[str, str]:
         environment["CUDA_VISIBLE_DEVICES"] = plan.runtime.cuda_visible_devices
     if plan.runtime.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
+        # threads that wait must not spin: with two stages on two cores a step takes five times as long
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", **environment}
     if plan.runtime.num_threads is not None:
         environment["OMP_NUM_THREADS"] = str(plan.runtime.num_threads)
     return environment

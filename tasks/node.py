@@ -47,7 +47,9 @@ def submit(node: Task[..., Any], config: Config, *inputs: Any, **options: Any) -
     return future
 
 
-def run(name: str, config: Config, inputs: dict[str, Artifact], *, refresh: bool = False, extra: Resolved | None = None) -> State[Artifact] | Artifact:
+def run(
+    name: str, config: Config, inputs: dict[str, Artifact], *, refresh: bool = False, extra: Resolved | None = None
+) -> State[Artifact] | Artifact:
     """Look the node up, or make it. Bad input ends the task at once, without a traceback: its message is the help."""
     try:
         return _run(name, config, inputs, refresh, extra)

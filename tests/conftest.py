@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, as it is imported
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No key, host or store of the developer's reaches a test; nothing is looked up on the network."""
-    for name in ("AUTO_HPARAMS", "GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "OLLAMA_HOST", "HF_TOKEN", "PREFECT_API_URL", "GWEN25_FAULTS"):
+    """No key, host or store of the developer's reaches a test."""
+    for name in (
+        "AUTO_HPARAMS",
+        "GEMINI_API_KEY",
+        "GOOGLE_API_KEY",
+        "OPENAI_API_KEY",
+        "OLLAMA_HOST",
+        "HF_TOKEN",
+        "PREFECT_API_URL",
+        "GWEN25_FAULTS",
+    ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("GWEN25_HOME", str(tmp_path_factory.getbasetemp() / "gwen25-home"))
 
 
@@ -36,3 +46,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-qwen2")
     tiny.build(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A temporary server: up in about 12 s, so once for the session."""
+    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -19,7 +19,15 @@ script, work = sys.argv[1], sys.argv[-1]
 def run(job: Job) -> Result:
     attempts = job.work / "attempts.json"
     attempt = 1 + len(json.loads(attempts.read_text())["attempts"]) if attempts.exists() else 1
-    scope = {"job": job, "attempt": attempt, "result": Result(), "BadInput": BadInput, "Unavailable": Unavailable, "Result": Result, "Path": Path}
+    scope = {
+        "job": job,
+        "attempt": attempt,
+        "result": Result(),
+        "BadInput": BadInput,
+        "Unavailable": Unavailable,
+        "Result": Result,
+        "Path": Path,
+    }
     (job.payload / "out.txt").write_text(f"{job.config.seed}\n")
     exec(script, scope)
     result = scope["result"]

@@ -100,7 +100,17 @@ def test_a_base_model_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path:
     assert expected in refused(capsys, "run", "--set", f"base_model={model}")
 
 
-GOOD = {"id": "1", "input": "s", "output": "o", "source": "x", "license": "y", "dataset": "d", "split": "train", "difficulty": "1", "solution": "p"}
+GOOD = {
+    "id": "1",
+    "input": "s",
+    "output": "o",
+    "source": "x",
+    "license": "y",
+    "dataset": "d",
+    "split": "train",
+    "difficulty": "1",
+    "solution": "p",
+}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +121,9 @@ GOOD = {"id": "1", "input": "s", "output": "o", "source": "x", "license": "y", "
         (b"[1]\n", "line 1: a JSON object"),
     ],
 )
-def test_a_data_file_that_is_none_is_named_with_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_data_file_that_is_none_is_named_with_its_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, expected: str
+) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(content)
     status, out, err = run(capsys, "dataset", "--set", f"dataset.source={file}", "--set", "runtime.retry_delay_seconds=0")

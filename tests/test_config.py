@@ -19,7 +19,11 @@ def test_defaults_are_the_reference_recipe() -> None:
     assert (sft.per_device_train_batch_size, sft.gradient_accumulation_steps, sft.learning_rate, sft.num_train_epochs) == (1, 2, 2e-4, 2)
     assert (sft.optim, sft.weight_decay, sft.warmup_steps, sft.lora_r, sft.lora_alpha) == ("adamw_8bit", 0.01, 5, 32, 64)
     assert (grpo.learning_rate, grpo.max_steps, grpo.temperature, grpo.num_generations) == (5e-5, 100, 0.6, 4)
-    assert (reference.base_model, reference.dataset.source, reference.dataset.split) == ("Qwen/Qwen2.5-3B", "nvidia/OpenCodeReasoning", "split_0")
+    assert (reference.base_model, reference.dataset.source, reference.dataset.split) == (
+        "Qwen/Qwen2.5-3B",
+        "nvidia/OpenCodeReasoning",
+        "split_0",
+    )
     assert reference.sft.max_length == 32768 and reference.sft.dtype == "bfloat16"
 
 
@@ -78,7 +82,10 @@ def test_a_config_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
         load_config(file=file)
 
 
-@pytest.mark.parametrize(("text", "value"), [("a.b=5e-5", 5e-5), ("a.b=3", 3), ("a.b=null", None), ("a.b=[x, y]", ["x", "y"]), ("a.b=", None), ("a.b=x=y", "x=y")])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a.b=5e-5", 5e-5), ("a.b=3", 3), ("a.b=null", None), ("a.b=[x, y]", ["x", "y"]), ("a.b=", None), ("a.b=x=y", "x=y")],
+)
 def test_overrides_are_read_as_yaml(text: str, value: object) -> None:
     assert parse_override(text) == ("a.b", value)
 
@@ -112,7 +119,17 @@ def test_the_micro_batch_is_keyed_by_its_product_only() -> None:
 
 
 def test_flatten_undoes_nesting_and_leaves_value_mappings_whole() -> None:
-    nested = {"seed": 1, "grpo": {"max_steps": 2, "judge": {"model": "m"}, "reward_weights": {"execution": 2.0}}, "runtime": {"python": {"sft": "py"}}}
+    nested = {
+        "seed": 1,
+        "grpo": {"max_steps": 2, "judge": {"model": "m"}, "reward_weights": {"execution": 2.0}},
+        "runtime": {"python": {"sft": "py"}},
+    }
     flat = config.flatten(nested)
-    assert flat == {"seed": 1, "grpo.max_steps": 2, "grpo.judge.model": "m", "grpo.reward_weights": {"execution": 2.0}, "runtime.python": {"sft": "py"}}
+    assert flat == {
+        "seed": 1,
+        "grpo.max_steps": 2,
+        "grpo.judge.model": "m",
+        "grpo.reward_weights": {"execution": 2.0},
+        "runtime.python": {"sft": "py"},
+    }
     assert load_config("smoke", overrides=flat).grpo.judge.model == "m"

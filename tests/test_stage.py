@@ -29,13 +29,22 @@ def store() -> Store:
 
 def plan(script: str = "", name: str = "dataset", key: str = "a" * 32, **runtime: Any) -> Plan:
     """A plan of a scripted stage, by a key of our own choosing."""
-    config = load_config("smoke", overrides={"runtime.launcher": {name: [sys.executable, SCRIPTED, script]}, "runtime.retry_delay_seconds": 0.01, **{f"runtime.{k}": v for k, v in runtime.items()}})
+    config = load_config(
+        "smoke",
+        overrides={
+            "runtime.launcher": {name: [sys.executable, SCRIPTED, script]},
+            "runtime.retry_delay_seconds": 0.01,
+            **{f"runtime.{k}": v for k, v in runtime.items()},
+        },
+    )
     section = getattr(config, name).model_dump(mode="json")
     return Plan(stage.STAGES[name], key, section, stage.keyed_section(section), Resolved(), {}, config.runtime)
 
 
 def key_of(name: str, inputs: dict[str, Artifact] | None = None, **overrides: Any) -> str:
-    return plan_stage(name, load_config("smoke", overrides={k.replace("__", "."): v for k, v in overrides.items()}), inputs or {}, lambda _: None).key
+    return plan_stage(
+        name, load_config("smoke", overrides={k.replace("__", "."): v for k, v in overrides.items()}), inputs or {}, lambda _: None
+    ).key
 
 
 def artifact(digest: str) -> Artifact:
@@ -95,7 +104,11 @@ def test_a_stage_is_made_once_and_found_after(store: Store) -> None:
         ("raise BadInput('row 3 is empty')", "bad_input", False),
         ("raise Unavailable('hub away')", "unavailable", True),
         ("raise MemoryError", "out_of_memory", False),  # a stage that does not train has nothing to make smaller
-        ("raise RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 9 bytes')", "out_of_memory", False),
+        (
+            "raise RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 9 bytes')",
+            "out_of_memory",
+            False,
+        ),
         ("raise KeyError('x')", "crashed", True),
         ("import os; os.kill(os.getpid(), 9)", "killed", True),
         ("import os; os._exit(3)", "crashed", True),
@@ -104,7 +117,11 @@ def test_a_stage_is_made_once_and_found_after(store: Store) -> None:
 )
 def test_how_a_stage_ended_is_told_by_cause(store: Store, script: str, cause: str, retry: bool) -> None:
     with pytest.raises(StageFailed) as caught:
-        stage.launch(plan(script, key=os.urandom(16).hex(), timeout_seconds=1.5 if cause == "timeout" else None, grace_seconds=0.5), store, lambda _: None)
+        stage.launch(
+            plan(script, key=os.urandom(16).hex(), timeout_seconds=1.5 if cause == "timeout" else None, grace_seconds=0.5),
+            store,
+            lambda _: None,
+        )
     assert (caught.value.cause, caught.value.retry) == (cause, retry)
     if cause == "bad_input":
         assert caught.value.reason == "row 3 is empty" and not any("Traceback" in line for line in caught.value.tail)
@@ -131,7 +148,7 @@ def test_memory_halves_the_micro_batch_down_to_one_and_then_stops(store: Store) 
 
 
 def test_a_death_does_not_halve_the_micro_batch_and_memory_is_remembered_across_processes(store: Store) -> None:
-    script = "job.say(f'micro {job.micro_batch}')\nif attempt == 1: raise MemoryError\nif attempt == 2: __import__('os').kill(__import__('os').getpid(), 9)"
+    script = "import os\njob.say(f'micro {job.micro_batch}')\nif attempt == 1: raise MemoryError\nif attempt == 2: os.kill(os.getpid(), 9)"
     for expected in ("out_of_memory", "killed"):
         with pytest.raises(StageFailed) as caught:
             stage.launch(plan(script, "sft", key="05" * 16), store, lambda _: None)
@@ -182,7 +199,11 @@ def test_secrets_never_reach_a_line_or_the_log(store: Store, monkeypatch: pytest
 
 def test_prefects_secrets_do_not_reach_the_child(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "user:password")
-    made = stage.launch(plan("import os; result = Result({'seen': sorted(n for n in os.environ if n.startswith('PREFECT'))})", key="09" * 16), store, lambda _: None)
+    made = stage.launch(
+        plan("import os; result = Result({'seen': sorted(n for n in os.environ if n.startswith('PREFECT'))})", key="09" * 16),
+        store,
+        lambda _: None,
+    )
     assert Manifest.read(made.path).facts == {"seen": []}
 
 

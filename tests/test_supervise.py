@@ -17,13 +17,39 @@ from gwen25 import supervise
 SUPERVISOR = [sys.executable, "-I", "-S", supervise.__file__]
 
 # a stage that starts a grandchild in a session of its own, as torchrun and vLLM do, then a great-grandchild that ignores SIGTERM
-TREE = """
-import os, signal, subprocess, sys, time
-stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open(%r, 'w').write(str(__import__('os').getpid())); time.sleep(600)"
-middle = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True); time.sleep(600)"
-open(sys.argv[1] + '/child', 'w').write(str(os.getpid()))
-subprocess.Popen([sys.executable, '-c', middle, stubborn % (sys.argv[1] + '/grandchild')], start_new_session=True)
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(sys.argv[1], "w").write(str(os.getpid()))
 time.sleep(600)
+"""
+MIDDLE = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], start_new_session=True)
+time.sleep(600)
+"""
+TREE = f"""
+import os, subprocess, sys, time
+open(sys.argv[1] + "/child", "w").write(str(os.getpid()))
+subprocess.Popen([sys.executable, "-c", {MIDDLE!r}, {STUBBORN!r}, sys.argv[1] + "/grandchild"], start_new_session=True)
+time.sleep(600)
+"""
+POLITE = """
+import signal, sys, time
+def end(*_):
+    time.sleep(0.5)
+    open(sys.argv[1] + "/saved", "w").close()
+    sys.exit(7)
+signal.signal(signal.SIGTERM, end)
+open(sys.argv[1] + "/up", "w").close()
+time.sleep(600)
+"""
+LEAVES = """
+import subprocess, sys
+left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+open(sys.argv[1] + "/left", "w").write(str(left.pid))
+print("hello")
+sys.exit(5)
 """
 # a flow: starts a supervisor and waits for it, as `stage.launch` does
 FLOW = "import os, subprocess, sys; subprocess.Popen([*sys.argv[1:5], str(os.getpid()), *sys.argv[5:]], start_new_session=True).wait()"
@@ -61,8 +87,7 @@ def test_a_flow_that_dies_takes_the_whole_tree_along(tmp_path: Path, sig: signal
 
 
 def test_a_cancelled_stage_gets_its_grace_and_nothing_is_left(tmp_path: Path) -> None:
-    polite = f"import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), open({str(tmp_path / 'saved')!r}, 'w').close(), sys.exit(7))); open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(600)"
-    process = subprocess.Popen([*SUPERVISOR, str(os.getpid()), "10", sys.executable, "-c", polite])
+    process = subprocess.Popen([*SUPERVISOR, str(os.getpid()), "10", sys.executable, "-c", POLITE, str(tmp_path)])
     assert until((tmp_path / "up").exists)
     process.terminate()
     assert process.wait(10) == 7 and (tmp_path / "saved").exists()
@@ -78,8 +103,9 @@ def test_a_stage_that_ignores_the_grace_is_killed() -> None:
 
 
 def test_exit_status_and_output_pass_through_and_leftovers_go(tmp_path: Path) -> None:
-    leaves = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True); open({str(tmp_path / 'left')!r}, 'w').write(str(p.pid)); print('hello'); sys.exit(5)"
-    done = subprocess.run([*SUPERVISOR, str(os.getpid()), "1", sys.executable, "-c", leaves], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [*SUPERVISOR, str(os.getpid()), "1", sys.executable, "-c", LEAVES, str(tmp_path)], capture_output=True, text=True, timeout=30
+    )
     assert (done.returncode, done.stdout) == (5, "hello\n")
     assert not alive(int((tmp_path / "left").read_text()))
 

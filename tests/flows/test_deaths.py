@@ -33,7 +33,9 @@ def processes_of(home: Path) -> list[str]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if f"GWEN25_HOME={home}".encode() in (entry / "environ").read_bytes() and b"gwen25" in (command := (entry / "cmdline").read_bytes()):
+            if f"GWEN25_HOME={home}".encode() in (entry / "environ").read_bytes() and b"gwen25" in (
+                command := (entry / "cmdline").read_bytes()
+            ):
                 found.append(command.replace(b"\0", b" ").decode())
         except OSError:  # gone meanwhile
             continue

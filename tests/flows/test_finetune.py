@@ -92,7 +92,9 @@ def test_a_flipped_byte_is_noticed_and_the_artifact_made_again(
     assert any("set aside" in record.getMessage() for record in caplog.records)
 
 
-def test_bad_input_of_a_stage_ends_the_run_with_its_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_input_of_a_stage_ends_the_run_with_its_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"id": "1"}\n')
     failure = run(tmp_path / "home", monkeypatch, overrides={"dataset.source": str(file)})

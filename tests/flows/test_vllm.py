@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gwen25 import cli, chat
+from gwen25 import chat, cli
 from tests.conftest import REPOSITORY
 
 PYTHON = REPOSITORY / ".venv-vllm" / "bin" / "python"
@@ -21,15 +21,14 @@ pytestmark = [pytest.mark.server, pytest.mark.skipif(not PYTHON.exists(), reason
 
 
 @pytest.fixture
-def model(tiny_model: Path, tmp_path: Path) -> Path:
-    """The tiny model as `merge` leaves one: our template, our stop tokens."""
+def model(tmp_path: Path) -> Path:
+    """The tiny pretrained model as `merge` leaves one: our template, our stop tokens."""
     from gwen25 import modeling
+    from gwen25.samples import tiny
 
     folder = tmp_path / "model"
-    folder.mkdir()
-    for file in tiny_model.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    tokenizer = modeling.load_tokenizer(tiny_model, chat.FORMATS["chatml-think"])
+    tiny.build(folder, pretrained=True)
+    tokenizer = modeling.load_tokenizer(folder, chat.FORMATS["chatml-think"])
     modeling.save_tokenizer(tokenizer, folder)
     modeling.generation_config(tokenizer, chat.FORMATS["chatml-think"]).save_pretrained(folder)
     return folder
@@ -40,11 +39,27 @@ def server(model: Path, tmp_path: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--model", str(model), "--port", str(port), "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
+    options = [
+        "--model",
+        str(model),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        "1024",
+    ]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1"}
     with (tmp_path / "vllm.log").open("w") as log:
         process = subprocess.Popen(
-            [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *options], stdout=log, stderr=log, env=environment, start_new_session=True
+            [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *options],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
         )
     try:
         url = f"http://127.0.0.1:{port}/v1"
@@ -63,10 +78,12 @@ def server(model: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def test_greedy_answers_equal_transformers(model: Path, server: str, tmp_path: Path) -> None:
-    greedy = ["--temperature", "0", "--n", "1", "--max-tokens", "48", "--max-problems", "8"]
+    greedy = ["--temperature", "0", "--n", "1", "--max-tokens", "160"]
     assert cli.main(["evaluate", str(model), *greedy, "--out", str(tmp_path / "transformers")]) == 0
     assert cli.main(["evaluate", "--backend", "openai", "--base-url", server, *greedy, "--out", str(tmp_path / "vllm")]) == 0
     ours, theirs = (
-        [json.loads(line)["outputs"] for line in (tmp_path / side / "samples.jsonl").read_text().splitlines()] for side in ("transformers", "vllm")
+        {row["question_id"]: row["outputs"] for row in map(json.loads, (tmp_path / side / "samples.jsonl").read_text().splitlines())}
+        for side in ("transformers", "vllm")
     )
-    assert ours == theirs and any(output for outputs in ours for output in outputs)
+    assert ours == theirs and len(ours) == 12
+    assert any("</think>" in output for outputs in ours.values() for output in outputs), "nothing worth comparing was written"
