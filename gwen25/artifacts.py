@@ -26,6 +26,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -128,9 +129,8 @@ class Store:
         root = home() / "store"
         try:
             root.mkdir(parents=True, exist_ok=True)
-            probe = root / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=root):
+                pass
         except OSError as error:
             raise BadInput(
                 f"the store {root} cannot be written ({error.strerror}); set GWEN25_HOME to a folder of yours with room for models"

@@ -77,20 +77,21 @@ def _run(arguments: argparse.Namespace) -> int:
     preflight.check(config, wanted)
     if arguments.dry_run:
         return _dry_run(config, [name for name in STAGES if name in wanted])
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")  # the first start of a server migrates its database
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    from flows import server
     from flows.finetune import finetune
     from flows.outcome import Outcome, summarise
 
-    state = finetune(
-        profile=arguments.profile,
-        recipe=arguments.recipe,
-        overrides=overrides,
-        refresh=arguments.refresh,
-        until=arguments.until,
-        return_state=True,
-    )
+    with server.running():
+        state = finetune(
+            profile=arguments.profile,
+            recipe=arguments.recipe,
+            overrides=overrides,
+            refresh=arguments.refresh,
+            until=arguments.until,
+            return_state=True,
+        )
     outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, BaseException):
         raise outcome

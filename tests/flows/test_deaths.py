@@ -29,14 +29,12 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def processes_of(home: Path) -> list[str]:
-    """Stages and flows that still run for this home, found by their environment."""
+    """Whatever still runs for this home, Prefect's server included, found by its environment."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if f"GWEN25_HOME={home}".encode() in (entry / "environ").read_bytes() and b"gwen25" in (
-                command := (entry / "cmdline").read_bytes()
-            ):
-                found.append(command.replace(b"\0", b" ").decode())
+            if f"GWEN25_HOME={home}\0".encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:  # gone meanwhile
             continue
     return found
@@ -55,6 +53,19 @@ def wait_for_steps(home: Path, stage: str, steps: int) -> None:
 
 def digests(home: Path) -> dict[str, str]:
     return {manifest.stage: manifest.digest for manifest in Store(home / "store").manifests()}
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_flow_that_is_asked_to_stop_leaves_no_process(tmp_path: Path, sig: signal.Signals) -> None:
+    flow = gwen25(tmp_path)
+    wait_for_steps(tmp_path, "sft", 2)
+    flow.send_signal(sig)
+    output, _ = flow.communicate(timeout=60)
+    assert flow.returncode != 0
+    end = time.monotonic() + 5
+    while processes_of(tmp_path) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not processes_of(tmp_path), output[-2000:]
 
 
 def test_a_flow_killed_in_sft_and_in_grpo_goes_on_to_the_same_digests(tmp_path: Path) -> None:

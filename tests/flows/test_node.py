@@ -53,7 +53,9 @@ def test_a_page_shows_what_was_measured_and_nothing_else(tmp_path: Path) -> None
         (work / folder).mkdir(parents=True)
     (work / "payload" / "a").write_text("x")
     (work / "aside" / "loss.png").write_bytes(b"\x89PNG")
-    made = store.publish(Made("sft", 1, "0" * 32, {}, {}, {}, {"rank": 8}, {"loss": 0.25, "kl": None, "odd": "a|b<c>\nd"}, {"seconds": 1.0}))
+    made = store.publish(
+        Made("sft", 1, "0" * 32, {}, {}, {}, {"rank": 8}, {"loss": 0.25, "kl": None, "odd": "a|b<c>\nd"}, {"seconds": 1.0})
+    )
     page = ui.page(made)
     assert "| loss | 0.25 |" in page and "| rank | 8 |" in page and "kl" not in page
     assert "a\\|b&lt;c&gt; d" in page and "data:image/png;base64," in page

@@ -22,7 +22,12 @@ pytestmark = [
 ]
 CUDA = {"runtime.device": "cuda", "sft.gradient_checkpointing": True, "grpo.gradient_checkpointing": True}
 BF16 = {**CUDA, **dict.fromkeys(("sft.dtype", "grpo.dtype", "merge.dtype", "evaluate.dtype"), "bfloat16")}
-T4 = {**CUDA, **dict.fromkeys(("sft.dtype", "grpo.dtype", "merge.dtype", "evaluate.dtype"), "float16"), "sft.load_in_4bit": True, "grpo.load_in_4bit": True}
+T4 = {
+    **CUDA,
+    **dict.fromkeys(("sft.dtype", "grpo.dtype", "merge.dtype", "evaluate.dtype"), "float16"),
+    "sft.load_in_4bit": True,
+    "grpo.load_in_4bit": True,
+}
 
 
 def run(home: Path, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> Any:
