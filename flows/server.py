@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from gwen25 import supervise
@@ -42,7 +42,7 @@ def running() -> Iterator[None]:
         _wait(process, url, log)
         with temporary_settings({PREFECT_API_URL: url}):
             yield
-            APILogHandler.flush()  # the last lines, before their reader goes
+            APILogWorker.drain_all(timeout=5)  # the last lines, before their reader goes
     finally:
         process.terminate()
         process.wait()
