@@ -144,6 +144,85 @@ def _node(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _dataset(arguments: argparse.Namespace) -> int:
+    """The node; or a look at a file of the user's, line by line; or at rows as tokens."""
+    if arguments.check is not None:
+        return _check_rows(arguments)
+    status = _node(arguments)
+    if arguments.show is not None:
+        from gwen25 import chat, show_rows, stage
+        from gwen25.artifacts import Store
+        from gwen25.pipelines.dataset import load_tokenizer
+
+        config = _config(arguments)
+        plan = stage.plan_stage("dataset", config, {}, _warn)
+        train = Store.default().folder("dataset", plan.key) / "payload" / "train.jsonl"
+        tokenizer = load_tokenizer(_tokenizer_file(plan.resolved.locations))
+        for line in show_rows.lines(train, tokenizer, chat.FORMATS[config.chat_format], arguments.show):
+            print(line)
+    return status
+
+
+def _check_rows(arguments: argparse.Namespace) -> int:
+    """Each row that would be dropped, and why; status 0 where any is kept."""
+    from collections import Counter
+
+    from gwen25 import resolve
+    from gwen25.pipelines.dataset import check_file
+
+    config = _config(arguments)
+    tokenizer = _tokenizer_file(resolve.resolve("dataset", config, _warn).locations)
+    reasons: Counter[str] = Counter()
+    for where, reason in check_file(arguments.check, config.dataset, tokenizer, config.runtime.sandbox_workers):
+        reasons[reason or "kept"] += 1
+        if reason is not None:
+            print(f"{where}: {reason}")
+    print(", ".join(f"{count} {reason}" for reason, count in reasons.most_common()))
+    return 0 if reasons["kept"] else 2
+
+
+def _tokenizer_file(locations: dict[str, str]) -> Path:
+    from gwen25.errors import BadInput
+
+    if "tokenizer" not in locations:
+        raise BadInput("--check and --show need the base model's tokenizer on this machine: --set base_model=DIRECTORY")
+    return Path(locations["tokenizer"]) / "tokenizer.json"
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Two reports on the problems they share: paired differences with intervals."""
+    from gwen25.benchmarks import report
+
+    comparison = report.compare(_report(arguments.report_a), _report(arguments.report_b))
+    if arguments.json:
+        print(json.dumps(comparison, indent=1))
+        return 0
+    print(report.comparison_table(comparison, arguments.report_a, arguments.report_b))
+    for name in comparison["differs"]:
+        print(f"not measured alike: {name}")
+    if left_out := comparison["only_a"] + comparison["only_b"]:
+        print(f"{left_out} problems are in one report only and are left out")
+    return 0
+
+
+def _report(reference: str) -> dict[str, Any]:
+    """A report.json by file, by folder or by store reference."""
+    from gwen25.artifacts import Store
+    from gwen25.errors import BadInput
+
+    path = Path(reference)
+    if not path.exists():
+        path = Store.default().resolve(reference).payload
+    path = path / "report.json" if path.is_dir() else path
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not a readable report ({error}); a report.json as `gwen25 evaluate` writes it is expected") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: a JSON object is expected, as `gwen25 evaluate` writes it")
+    return value
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     """Evaluate the model of this config, or any MODEL: a directory, a hub id, a store reference."""
     from gwen25 import preflight, stage
@@ -371,15 +450,22 @@ def _parser() -> argparse.ArgumentParser:
     flow.add_argument("--until", metavar="STAGE", help="stop after this node")
     flow.add_argument("--dry-run", action="store_true", help="say what the store holds and what would run")
     for name, text in NODES.items():
-        node = add(name, _evaluate if name == "evaluate" else _node, text)
+        node = add(name, {"evaluate": _evaluate, "dataset": _dataset}.get(name, _node), text)
         _config_options(node)
         node.add_argument("--refresh", action="store_true", help="make it again though the store holds it")
         if name == "evaluate":
             _evaluate_options(node)
+        if name == "dataset":
+            node.add_argument("--check", type=Path, metavar="FILE", help="which rows of a file would be dropped, and why")
+            node.add_argument("--show", type=int, metavar="N", help="print the first N rows as tokens: * is trained, . is only read")
     grade = add("grade", _grade, "judge completions that exist already")
     grade.add_argument("problems", type=Path, metavar="PROBLEMS", help="problems in LiveCodeBench's schema, .jsonl or .jsonl.gz")
     grade.add_argument("completions", type=Path, metavar="COMPLETIONS", help="JSON lines: question_id, output")
     grade.add_argument("--out", type=Path, required=True, metavar="VERDICTS")
+    compare = add("compare", _compare, "two reports, paired, with intervals")
+    compare.add_argument("report_a", metavar="REPORT_A", help="a report.json, its folder, or a store reference")
+    compare.add_argument("report_b", metavar="REPORT_B")
+    compare.add_argument("--json", action="store_true", help="JSON on stdout")
     _store_command(add("list", _list, "what the store holds"))
     _store_command(add("show", _show, "one artifact: config, facts, metrics"), ref="REF")
     _store_command(add("lineage", _lineage, "what an artifact was made from"), ref="REF")
