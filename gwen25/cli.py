@@ -238,7 +238,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     store = Store.default()
     config = _config(arguments, overrides)
     inputs, extra = _model(arguments.model, config, store)
-    preflight.check(config, {"evaluate"})
+    preflight.check(config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"baseline": False})}), {"evaluate"})
     plan = stage.plan_stage("evaluate", config, inputs, _warn, extra)
     artifact, cached = stage.obtain(plan, store, _say, refresh=arguments.refresh)
     _show_artifact(store, artifact, cached)

@@ -115,7 +115,7 @@ class GrpoConfig(TrainingSection):
     epsilon: float = Field(0.2, gt=0, description="clipping of the probability ratio")
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    save_steps: int = Field(10, ge=1, description="optimizer steps between checkpoints")
+    save_steps: int = Field(1, ge=1, description="optimizer steps between checkpoints; a step on a GPU takes minutes, a checkpoint seconds")
     rewards: tuple[str, ...] = Field(
         ("format_exact", "format_approximate", "execution", "judge"), description="names in gwen25.rewards.REWARDS"
     )

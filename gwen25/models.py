@@ -23,25 +23,25 @@ from gwen25.errors import BadInput
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A known hub checkpoint. `context` is max_position_embeddings, in tokens; `licence` an SPDX id or the licence's name."""
+    """A known hub checkpoint. `licence` is an SPDX id or the licence's name; `parameters` counts tied embeddings once."""
 
     hub_id: str
     licence: str
-    context: int
+    parameters: int
 
 
 # Licences are the checkpoints' own, not the family's: of these only the 3B ones are for research, not for commerce.
 BASE_MODELS: Final[dict[str, BaseModel]] = {
     model.hub_id: model
     for model in (
-        BaseModel("Qwen/Qwen2.5-0.5B", "Apache-2.0", 32768),
-        BaseModel("Qwen/Qwen2.5-1.5B", "Apache-2.0", 131072),
-        BaseModel("Qwen/Qwen2.5-3B", "Qwen Research", 32768),
-        BaseModel("Qwen/Qwen2.5-7B", "Apache-2.0", 131072),
-        BaseModel("Qwen/Qwen2.5-Coder-0.5B", "Apache-2.0", 32768),
-        BaseModel("Qwen/Qwen2.5-Coder-1.5B", "Apache-2.0", 32768),
-        BaseModel("Qwen/Qwen2.5-Coder-3B", "Qwen Research", 32768),
-        BaseModel("Qwen/Qwen2.5-Coder-7B", "Apache-2.0", 32768),
+        BaseModel("Qwen/Qwen2.5-0.5B", "Apache-2.0", 494_032_768),
+        BaseModel("Qwen/Qwen2.5-1.5B", "Apache-2.0", 1_543_714_304),
+        BaseModel("Qwen/Qwen2.5-3B", "Qwen Research", 3_085_938_688),
+        BaseModel("Qwen/Qwen2.5-7B", "Apache-2.0", 7_615_616_512),
+        BaseModel("Qwen/Qwen2.5-Coder-0.5B", "Apache-2.0", 494_032_768),
+        BaseModel("Qwen/Qwen2.5-Coder-1.5B", "Apache-2.0", 1_543_714_304),
+        BaseModel("Qwen/Qwen2.5-Coder-3B", "Qwen Research", 3_085_938_688),
+        BaseModel("Qwen/Qwen2.5-Coder-7B", "Apache-2.0", 7_615_616_512),
     )
 }
 
@@ -71,34 +71,44 @@ def inspect(directory: Path) -> Checkpoint:
     """
     if not directory.is_dir():
         raise BadInput(f"no such model directory: {directory}")
-    config = read_config(directory)
-    architectures = config.get("architectures") or []
-    if len(architectures) != 1 or architectures[0] not in LORA_TARGETS:
-        found = ", ".join(map(str, architectures)) or "none named"
-        raise BadInput(f"{directory}/config.json: the architecture is {found}; supported: {', '.join(sorted(LORA_TARGETS))}")
+    checkpoint = read_checkpoint(directory / "config.json", directory)
     if not any(directory.glob("*.safetensors")):
         raise BadInput(f"{directory}: no weights (*.safetensors); .bin and .gguf files are not read")
     if not (directory / "tokenizer.json").is_file():
         raise BadInput(f"{directory}: no tokenizer.json; save the fast tokenizer beside the weights")
+    return checkpoint
+
+
+def read_checkpoint(file: Path, named: Path | str) -> Checkpoint:
+    """What a config.json says; `named` is how errors call the model. Raises BadInput as `inspect` does."""
+    config = _read_config(file, named)
+    architectures = config.get("architectures") or []
+    if len(architectures) != 1 or architectures[0] not in LORA_TARGETS:
+        found = ", ".join(map(str, architectures)) or "none named"
+        raise BadInput(f"{named}, config.json: the architecture is {found}; supported: {', '.join(sorted(LORA_TARGETS))}")
     try:
         context, vocab_size = int(config["max_position_embeddings"]), int(config["vocab_size"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{directory}/config.json: max_position_embeddings and vocab_size must be whole numbers ({error})") from error
+        raise BadInput(f"{named}, config.json: max_position_embeddings and vocab_size must be whole numbers ({error})") from error
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     tied = bool(config.get("tie_word_embeddings", False))
-    return Checkpoint(architectures[0], context, dtype, vocab_size, tied, _licence_of_card(directory))
+    return Checkpoint(architectures[0], context, dtype, vocab_size, tied, _licence_of_card(file.parent))
 
 
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a model directory, or BadInput."""
+    return _read_config(directory / "config.json", directory)
+
+
+def _read_config(file: Path, named: Path | str) -> dict[str, Any]:
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise BadInput(f"{directory}: no config.json; a directory in the Hugging Face layout is expected") from error
+        raise BadInput(f"{named}: no config.json; a directory in the Hugging Face layout is expected") from error
     except (OSError, ValueError) as error:
-        raise BadInput(f"{directory}/config.json cannot be read: {error}") from error
+        raise BadInput(f"{named}: config.json cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise BadInput(f"{directory}/config.json: a JSON object is expected")
+        raise BadInput(f"{named}: config.json: a JSON object is expected")
     return config
 
 

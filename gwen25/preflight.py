@@ -70,6 +70,8 @@ def _evaluate(config: Config) -> None:
     section = config.evaluate
     if section.backend == "openai" and not section.base_url:
         raise BadInput("evaluate.backend=openai needs evaluate.base_url, such as http://127.0.0.1:8000/v1")
+    if section.backend == "openai" and section.baseline:
+        raise BadInput("evaluate.backend=openai asks one server, which cannot be both base and tuned model: set evaluate.baseline=false")
     if section.start_date and section.end_date and section.start_date > section.end_date:
         raise BadInput(f"evaluate.start_date {section.start_date} is after evaluate.end_date {section.end_date}: no problem lies between")
 
@@ -111,13 +113,22 @@ def _interpreters(config: Config, wanted: Collection[str]) -> None:
 
 
 def _base(config: Config, wanted: Collection[str], store: Path) -> None:
-    """The base model's directory, its context and the disk; a hub model's own files are looked at once they are here."""
-    _, folder = resolve.base_model(config, lambda _: None)
+    """The base model's architecture, its context, and the disk that its descendants need."""
+    external, folder = resolve.base_model(config, lambda _: None)
     if folder is None:
-        return
-    model = models.inspect(Path(folder))
+        file = resolve.hub_file(config.base_model, "config.json", external["revision"])
+        model = models.read_checkpoint(file, config.base_model)
+        known = models.BASE_MODELS.get(config.base_model)
+        # an unknown size is not estimated; a known one counts its download too, where the cache does not hold it yet
+        parameters = known.parameters if known else None
+        download = 2 * parameters if parameters and not any(file.parent.glob("*.safetensors")) else 0
+    else:
+        model = models.inspect(Path(folder))
+        weights = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+        parameters, download = weights // _SIZE.get(model.dtype, 4), 0
     _context(config, wanted, model.context)
-    _disk(config, wanted, Path(folder), model.dtype, store)
+    if parameters is not None:
+        _disk(config, wanted, parameters, download, store)
 
 
 def _context(config: Config, wanted: Collection[str], context: int) -> None:
@@ -138,14 +149,13 @@ def _context(config: Config, wanted: Collection[str], context: int) -> None:
             )
 
 
-def _disk(config: Config, wanted: Collection[str], folder: Path, dtype: str, store: Path) -> None:
+def _disk(config: Config, wanted: Collection[str], parameters: int, download: int, store: Path) -> None:
     """Merged model, GGUF and the temporary between them must fit; adapters and checkpoints are small beside them."""
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / _SIZE.get(dtype, 4)
     merged = _SIZE[config.merge.dtype] if "merge" in wanted else 0
     packed = _GGUF_SIZE.get(config.gguf.type, _K_QUANT_SIZE) if "gguf" in wanted else 0
-    need, free = weights * (merged + packed), shutil.disk_usage(store).free
+    need, free = parameters * (merged + packed) + download, shutil.disk_usage(store).free
     if need > free:
         raise BadInput(
-            f"the store {home()} has {free / 1e9:.1f} GB free; the merged model and its GGUF need about {need / 1e9:.1f}; "
+            f"the store {home()} has {free / 1e9:.1f} GB free; base model, merged model and GGUF need about {need / 1e9:.1f} more; "
             "set GWEN25_HOME to a larger disk"
         )

@@ -192,6 +192,21 @@ def _hub_revision(kind: str, name: str, warn: Warn) -> str:
         return _cached_revision(kind, name, cached, error, warn)
 
 
+def hub_file(model: str, name: str, revision: str) -> Path:
+    """One small file of a hub model at a revision, by way of the hub's cache. Raises BadInput where the model has no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, name, revision=revision))
+    except LocalEntryNotFoundError as error:
+        raise Unavailable(f"{name} of {model} is not in the hub's cache, and the hub did not answer") from error
+    except EntryNotFoundError as error:
+        raise BadInput(f"{model} has no {name} on the hub: a Transformers checkpoint is expected") from error
+    except Exception as error:  # the hub's client raises httpx errors, which have no root of their own
+        raise Unavailable(f"{name} of {model} could not be fetched ({type(error).__name__}: {str(error)[:200]})") from error
+
+
 def _cached_revision(kind: str, name: str, cached: Path, error: Exception, warn: Warn) -> str:
     if cached.is_file():
         warn(f"the hub did not answer for {kind} {name} ({type(error).__name__}); the cached revision is used")

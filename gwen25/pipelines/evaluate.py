@@ -103,10 +103,9 @@ class _Model:
         self.merged, pinned = job.inputs.get("model"), job.externals.get("model") or {}
         self._server = self._openai(config) if config.backend == "openai" else None
         self.served = _shown(self._server.model) if self._server else None
-        if self.merged:
-            self.name = f"merge:{self.merged.key[:8]}"
-        else:
-            self.name = str(pinned.get("id") or self.served or f"model {str(pinned.get('digest', ''))[:8] or 'of unknown digest'}")
+        own = f"model {str(pinned['digest'])[:8]}" if "digest" in pinned else str(pinned.get("id") or "")
+        self.pinned = f"merge:{self.merged.key[:8]}" if self.merged else own
+        self.name = self.served or self.pinned or "model of unknown digest"  # a server's word for itself: it alone is certain
 
     def load(self) -> Generator:
         if self._server:
@@ -286,8 +285,8 @@ def _notes(config: EvaluateConfig, chat_format: ChatFormat, model: _Model) -> li
         notes.append(f"Temperature 0 is greedy: one answer was made of each problem and counted {config.n} times, so pass@5 equals pass@1.")
     if config.backend == "openai":
         notes.append("The server rendered the prompts with its own chat template, and took its own defaults for what is not named above.")
-        if model.merged:
-            notes.append("That the server serves this very model was not checked.")
+        if model.pinned:
+            notes.append(f"That the server serves {model.pinned} was not checked.")
     elif not model.merged:
         notes.append(f"Prompts were rendered with the chat format {chat_format.name}, not with the model's own template.")
     return notes

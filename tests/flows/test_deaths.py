@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ pytestmark = pytest.mark.slow
 def gwen25(home: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "gwen25.cli", "run", "--profile", "smoke", "--until", "adapters", *options]
     environment = {**os.environ, "GWEN25_HOME": str(home), "PREFECT_HOME": str(home / "prefect")}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    # as a terminal starts it: a shell's background job would have it ignore Ctrl-C
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, preexec_fn=heed)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
