@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from prefect import State, flow
-from prefect.artifacts import create_markdown_artifact
+from prefect import State, Task, flow
 from prefect.futures import PrefectFuture
 from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -21,6 +20,7 @@ from gwen25 import preflight, stage
 from gwen25.artifacts import Artifact
 from gwen25.config import load_config
 from gwen25.errors import BadInput, StageFailed
+from tasks import ui
 from tasks.adapters import adapters
 from tasks.dataset import dataset
 from tasks.evaluate import baseline, evaluate
@@ -58,18 +58,21 @@ def finetune(
         refresh: nodes to make again though the store holds them
         until: the last node to run; empty runs all
     """
+    stage.allow()
     nodes: dict[str, PrefectFuture[Artifact]] = {}
     try:
         config = load_config(profile, recipe, overrides=overrides)
         wanted = preflight.upto(until)
+        again = preflight.refreshed(refresh or [], wanted)
         preflight.check(config, wanted)
-        again = preflight.stages(refresh or [])
 
-        def node(task: Any, *inputs: str, name: str = "", after: tuple[str, ...] = ()) -> None:
+        def node(task: Task[..., Any], *inputs: str, after: str = "") -> None:
             """Submit a node unless the run ends before it."""
-            if task.name in wanted or name == "baseline":
-                nodes[name or task.name] = submit(
-                    task, config, *(nodes[i] for i in inputs), refresh=task.name in again, wait_for=[nodes[a] for a in after]
+            name = "evaluate" if task is baseline else task.name  # the same stage on another model
+            if name in wanted:
+                fresh = name in again
+                nodes[task.name] = submit(
+                    task, config, *(nodes[name] for name in inputs), refresh=fresh, wait_for=[nodes[after]] if after else None
                 )
 
         node(dataset)
@@ -80,8 +83,10 @@ def finetune(
         node(gguf, "merge")
         node(ollama, "gguf")
         node(evaluate, "merge")
-        if "evaluate" in wanted and config.evaluate.baseline:
-            node(baseline, name="baseline", after=("merge",))
+        if config.evaluate.baseline:
+            node(baseline, after="merge")
+        for future in nodes.values():  # one branch that fails does not end the other
+            future.wait()
         made = {name: future.result() for name, future in nodes.items()}
         outcome = Outcome(artifacts=made, cached=tuple(name for name, future in nodes.items() if future.state.name == "Cached"))
     except BadInput as error:
@@ -90,5 +95,5 @@ def finetune(
         return Failed(message=str(failure), data=failure)
     finally:
         stage.stop_all()  # on cancel the tasks' own `finally` does not run
-    create_markdown_artifact(summarise(outcome, markdown=True), key="finetune-summary", description="nodes, artifacts and evaluation")
+    ui.summary(summarise(outcome, markdown=True))
     return outcome

@@ -45,7 +45,7 @@ def _row(name: str, artifact: Artifact, cached: bool) -> list[str]:
 
 def _headline(stage: str, manifest: Manifest) -> str:
     """The one or two numbers that a reader looks for first; what was not measured is left out."""
-    wanted = _HEADLINES.get(stage, ())
+    wanted = HEADLINES.get(stage, ())
     known = {**manifest.facts, **manifest.metrics}
     return ", ".join(f"{label} {_short(known[key])}" for key, label in wanted if known.get(key) is not None)
 
@@ -56,12 +56,12 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-_HEADLINES = {
+HEADLINES = {
     "dataset": (("rows_read", "read"), ("rows_kept", "kept"), ("rows_train", "train"), ("rows_grpo", "grpo")),
-    "sft": (("train_loss", "loss"), ("heldout_loss", "held-out loss"), ("steps", "steps")),
+    "sft": (("loss", "loss"), ("heldout_loss", "held-out loss")),
     "grpo": (("reward", "reward"), ("kl", "kl"), ("coverage", "coverage")),
-    "adapters": (("tensors", "tensors"), ("rank", "rank")),
-    "merge": (("max_abs_logit_difference", "max |logit difference|"),),
+    "adapters": (("parameters", "weights"), ("largest", "largest")),
+    "merge": (("max_logit_difference", "max |logit difference|"),),
     "gguf": (("type", "type"), ("bytes", "bytes")),
     "ollama": (("name", "name"), ("created", "created")),
     "evaluate": (("problems", "problems"), ("truncated", "truncated"), ("no_code", "without code")),

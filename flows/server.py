@@ -32,7 +32,9 @@ def running() -> Iterator[None]:
 
     Raises Unavailable where ours does not answer within 90 s.
     """
-    if PREFECT_API_URL.value():
+    if theirs := PREFECT_API_URL.value():
+        if not _answers(theirs):
+            raise Unavailable(f"no Prefect server answers at {theirs} (PREFECT_API_URL or Prefect's profile); start it, or unset the URL")
         yield
         return
     port, log = _free_port(), home() / "prefect-server.log"
@@ -66,14 +68,20 @@ def _start(port: int, url: str, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+    except (OSError, ValueError):  # nothing there, or no URL at all
+        return False
+
+
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
+        if _answers(url):
+            return
+        time.sleep(0.1)
     raise Unavailable(
         f"Prefect's server did not start within {START_SECONDS} s; its log is {log}. "
         "A server of yours is used where PREFECT_API_URL names it"

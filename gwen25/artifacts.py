@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +42,7 @@ from gwen25.job import write_json
 
 Warn = Callable[[str], None]
 SCHEMA: Final = 1  # of the manifest
+CHECKPOINTS: Final = "checkpoints"  # in a trainer's aside: needed until its artifact is whole, and large
 
 
 class Artifact(BaseModel):
@@ -158,10 +159,11 @@ class Store:
         return Artifact(stage=stage, key=key, digest=manifest.digest, path=folder)
 
     def set_aside(self, stage: str, key: str) -> None:
-        """Move an artifact out of the way, to attic/: a refresh or damage never deletes."""
+        """Move an artifact out of the way, to attic/: a refresh or damage never deletes. No matter if another run was first."""
         attic = self.root / "attic"
         attic.mkdir(exist_ok=True)
-        self.folder(stage, key).rename(attic / f"{stage}-{key}-{time.time_ns()}")
+        with suppress(FileNotFoundError):
+            self.folder(stage, key).rename(attic / f"{stage}-{key}-{time.time_ns()}")
 
     @contextmanager
     def lock(self, stage: str, key: str, wait: Callable[[], None]) -> Iterator[int]:
@@ -188,6 +190,9 @@ class Store:
     def publish(self, made: Made) -> Artifact:
         """Turn the work folder into an artifact: hash and fsync the payload, write the manifest, rename.
 
+        An artifact of that key which is there already (a refresh) goes to the attic in the moment before. What only the work
+        needed goes after the rename: a death in between costs nothing.
+
         Raises DamagedArtifact for a payload that is empty or holds anything but plain files.
         """
         work, folder = self.work(made.stage, made.key), self.folder(made.stage, made.key)
@@ -209,14 +214,16 @@ class Store:
             metrics=made.metrics,
             provenance=made.provenance,
         )
-        for name in ("request.json", "attempts.json"):
-            if (work / name).exists():
-                (work / name).replace(work / "aside" / name)
-        (work / "result.json").unlink(missing_ok=True)
-        (work / "failure.json").unlink(missing_ok=True)
         write_json(work / "manifest.json", manifest.model_dump(mode="json"))
+        if folder.exists():
+            self.set_aside(made.stage, made.key)
         work.rename(folder)
         _fsync_folder(folder.parent)
+        for name in ("request.json", "attempts.json", "result.json"):
+            if (folder / name).exists():
+                (folder / name).replace(folder / "aside" / name)
+        (folder / "failure.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "aside" / CHECKPOINTS, ignore_errors=True)
         return Artifact(stage=made.stage, key=made.key, digest=digest, path=folder)
 
     def manifests(self) -> list[Manifest]:
@@ -250,24 +257,23 @@ class Store:
     def aliases(self) -> dict[str, dict[str, str]]:
         """Names of digests, such as `champion`."""
         path = self.root / "aliases.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            value: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise BadInput(f"{path} is damaged ({error}); mend it, or remove it to lose the aliases") from error
+        return value
 
     def gc(self) -> tuple[int, int]:
         """Remove the attic and abandoned work (work that no process holds). Returns (folders, bytes) removed."""
-        abandoned = [work for work in self.root.glob("*/*.work") if self._free(work)]
-        folders = [*(self.root / "attic").glob("*"), *abandoned]
-        size = sum(file.lstat().st_size for folder in folders for file in folder.rglob("*") if not file.is_dir())
-        for folder in folders:
-            shutil.rmtree(folder)
-        return len(folders), size
-
-    def _free(self, work: Path) -> bool:
-        with (work.parent / f"{work.name.removesuffix('.work')}.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
+        removed = [_remove(folder) for folder in (self.root / "attic").glob("*")]
+        for work in self.root.glob("*/*.work"):
+            with (work.parent / f"{work.name.removesuffix('.work')}.lock").open("a") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:  # somebody is at it
+                    continue
+                removed.append(_remove(work))
+        return len(removed), sum(removed)
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.root.glob("*/*") if path.is_dir() and re.fullmatch(r"[0-9a-f]{32}", path.name))
@@ -302,7 +308,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _records(payload: Path) -> dict[str, FileRecord]:
-    paths = sorted(path for path in payload.rglob("*") if not path.is_dir())
+    paths = sorted(path for path in payload.rglob("*") if path.is_symlink() or not path.is_dir())
     for path in paths:
         if path.is_symlink() or not path.is_file():
             raise DamagedArtifact(f"{path}: a payload holds plain files only")
@@ -316,6 +322,13 @@ def _record(path: Path) -> FileRecord:
         os.fsync(file.fileno())
     stat = path.stat()
     return FileRecord(sha256=digest, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+
+
+def _remove(folder: Path) -> int:
+    """Delete a folder; returns the bytes its files held."""
+    size = sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
+    shutil.rmtree(folder)
+    return size
 
 
 def _fsync_folder(folder: Path) -> None:

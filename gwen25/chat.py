@@ -3,6 +3,7 @@
     FORMATS["chatml-think"].render(messages)      the prompt, ending in the opened `<think>`
     FORMATS["chatml-think"].answer(reasoning, code)   the text that SFT teaches after it
     FORMATS["chatml-think"].parse(text)           what a model wrote, taken apart again
+    FORMATS["chatml-think"].program(text)         the program that it hands in, if it does
 
 `render` is the reference. `jinja` (in the tokenizer and the GGUF: Transformers, TRL, vLLM, llama.cpp) and `ollama`
 (the Modelfile's TEMPLATE, Go's text/template) must give the same bytes and the same token ids: tests/test_chat_parity.py
@@ -133,6 +134,17 @@ class ChatFormat:
         code, block = _last_program(after), _ONE_BLOCK.fullmatch(after)
         tidy = THINK_OPEN not in thought and block is not None and bool(block[1].strip()) and code == _unix(block[1].removesuffix("\n"))
         return Answer(reasoning=thought.strip(), code=code, well_formed=tidy)
+
+    def program(self, text: str, *, unclosed: bool = False) -> str | None:
+        """The program that an answer hands in; None where it hands in none. A blank one is none: it would pass any test of no output.
+
+        The prompt has opened the reasoning, so an answer without `</think>` is draft from beginning to end, whatever blocks it
+        holds, and a client that splits at the tag shows no answer at all. `unclosed` takes the program of such an answer all the
+        same, as text of a model that may not know the tag.
+        """
+        answer = self.parse(text)
+        code = answer.code if unclosed or answer.reasoning is not None else None
+        return code if code and code.strip() else None
 
     def seam_holds(self, encode: Callable[[str], list[int]], prompt: str, target: str) -> bool:
         """True where ids(prompt) + ids(target) == ids(prompt + target): training and generation then see the same ids."""

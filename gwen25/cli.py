@@ -50,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(failure.reason if failure.cause == "bad_input" else str(failure), 2 if failure.cause == "bad_input" else 1)
     except Gwen25Error as error:
         return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; what was made is kept, and the same command goes on from there", 130)
     except BrokenPipeError:  # the reader of a pipe has left: `gwen25 list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder taken away: nothing that a traceback would help with
+        return _fail(f"{type(error).__name__}: {error}", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was made is kept, and the same command goes on from there", 130)
 
 
 def _fail(message: str, status: int) -> int:
@@ -73,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
     overrides = _overrides(arguments)
     config = _config(arguments)
     wanted = preflight.upto(arguments.until)
-    preflight.stages(arguments.refresh)
+    preflight.refreshed(arguments.refresh, wanted)
     preflight.check(config, wanted)
     if arguments.dry_run:
         return _dry_run(config, [name for name in STAGES if name in wanted])
@@ -140,7 +142,7 @@ def _node(arguments: argparse.Namespace) -> int:
                 f"{arguments.command} needs {name}, which the store does not hold for this config; "
                 f"`gwen25 {name}` with the same options makes it"
             )
-    _show_artifact(store, made[arguments.command], cached)
+    _show_artifact(made[arguments.command], cached)
     return 0
 
 
@@ -228,36 +230,58 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from gwen25 import preflight, stage
     from gwen25.artifacts import Store
 
-    if arguments.model is None and arguments.base_url is None:
-        return _node(arguments)
+    if arguments.base_url is not None and arguments.backend is None:
+        arguments.backend = "openai"
     overrides = {
         f"evaluate.{name}": value
         for name in ("problems", "backend", "base_url", "served_model", "n", "temperature", "max_tokens", "max_problems")
         if (value := getattr(arguments, name)) is not None
     }
     store = Store.default()
-    config = _config(arguments, overrides)
-    inputs, extra = _model(arguments.model, config, store)
-    preflight.check(config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"baseline": False})}), {"evaluate"})
+    config = _config(arguments, {**overrides, "evaluate.baseline": False})
+    if arguments.model is None and config.evaluate.backend != "openai":
+        arguments.set += [f"{name}={json.dumps(value)}" for name, value in overrides.items()]
+        return _node(arguments)
+    inputs, extra, checked = _model(arguments.model, config, store)
+    preflight.check(checked, {"evaluate"})
+    if arguments.out is not None:
+        _make_folder(arguments.out)
     plan = stage.plan_stage("evaluate", config, inputs, _warn, extra)
     artifact, cached = stage.obtain(plan, store, _say, refresh=arguments.refresh)
-    _show_artifact(store, artifact, cached)
+    _show_artifact(artifact, cached)
     print((artifact.payload / "report.md").read_text(encoding="utf-8"))
     if arguments.out is not None:
         _copy_out(artifact, arguments.out)
     return 0
 
 
-def _model(reference: str | None, config: Config, store: Store) -> tuple[dict[str, Artifact], Resolved]:
-    """MODEL as an input artifact (a merge in the store) or as something from outside (directory, hub id, served model)."""
+def _model(reference: str | None, config: Config, store: Store) -> tuple[dict[str, Artifact], Resolved, Config]:
+    """MODEL as an input artifact (a merge in the store) or as something from outside (directory, hub id, served model).
+
+    The third is the config that preflight should look at: the model itself stands in it as the base model.
+    """
     from gwen25 import resolve
+    from gwen25.errors import BadInput
     from gwen25.resolve import Resolved
 
     if reference is None:
-        return {}, Resolved({"model": {"served": config.evaluate.base_url, "name": config.evaluate.served_model}})
+        return {}, Resolved({"model": {"served": config.evaluate.base_url, "name": config.evaluate.served_model}}), config
     if (":" in reference and not reference.startswith(resolve.SAMPLE_PREFIX)) or reference in store.aliases():
-        return {"model": store.resolve(reference)}, Resolved()
-    return {}, resolve.base_as_model(config.model_copy(update={"base_model": reference}), _warn)
+        artifact = store.resolve(reference)
+        if artifact.stage != "merge":
+            raise BadInput(f"{reference} is of the stage {artifact.stage}; evaluate takes a merge, a directory or a hub id")
+        return {"model": artifact}, Resolved(), config.model_copy(update={"base_model": str(artifact.payload)})
+    other = config.model_copy(update={"base_model": reference})
+    return {}, resolve.base_as_model(other, _warn), other
+
+
+def _make_folder(out: Path) -> None:
+    from gwen25.errors import BadInput
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to {out}: {error.strerror}") from error
 
 
 def _copy_out(artifact: Artifact, out: Path) -> None:
@@ -265,7 +289,6 @@ def _copy_out(artifact: Artifact, out: Path) -> None:
     from gwen25.errors import BadInput
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for file in sorted(path for path in artifact.payload.rglob("*") if path.is_file()):
             target = out / file.relative_to(artifact.payload)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -283,6 +306,8 @@ def _grade(arguments: argparse.Namespace) -> int:
     from gwen25.data import read_jsonl
     from gwen25.errors import BadInput
 
+    if not arguments.out.parent.is_dir() or arguments.out.is_dir():
+        raise BadInput(f"--out {arguments.out}: the name of a file in a folder that is there is expected")
     problems = {str(row.get("question_id")): row for _, row in read_jsonl(arguments.problems)}
     pairs, ids = [], []
     for number, row in read_jsonl(arguments.completions):
@@ -293,6 +318,8 @@ def _grade(arguments: argparse.Namespace) -> int:
             )
         ids.append(question)
         pairs.append((problems[question], [output]))
+    if not pairs:
+        raise BadInput(f"{arguments.completions} holds no completions; JSON lines with question_id and output are expected")
     verdicts = livecodebench.judge_many(pairs)
     lines = [json.dumps({"question_id": question, "passed": verdict[0]}) for question, verdict in zip(ids, verdicts, strict=True)]
     part = arguments.out.with_name(f".{arguments.out.name}.part")
@@ -423,7 +450,7 @@ def _config(arguments: argparse.Namespace, more: dict[str, Any] | None = None) -
     return load_config(arguments.profile, arguments.recipe, overrides={**_overrides(arguments), **(more or {})})
 
 
-def _show_artifact(store: Store, artifact: Artifact, cached: bool) -> None:
+def _show_artifact(artifact: Artifact, cached: bool) -> None:
     print(f"{'Cached' if cached else 'made'}  {artifact.stage}:{artifact.key[:8]}  {artifact.path}")
 
 

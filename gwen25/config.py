@@ -16,13 +16,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from gwen25.errors import BadInput, unknown
 
@@ -31,10 +34,29 @@ GgufType = Literal["f32", "f16", "bf16", "q8_0", "q2_k", "q3_k_m", "q4_k_s", "q4
 StageName = Literal["dataset", "sft", "grpo", "adapters", "merge", "gguf", "ollama", "evaluate"]
 
 
+def _plain_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("http(s)://host[:port][/path] is expected")
+    if parts.username is not None:
+        # the value itself must not be told again: configs are kept and shown
+        raise PydanticCustomError("secret", "holds a user name or password; secrets come from the environment (OPENAI_API_KEY)")
+    return url
+
+
+def _day(value: object) -> object:
+    """YAML reads 2024-03-01 as a date; JSON and the command line give text."""
+    return date.fromisoformat(value).isoformat() if isinstance(value, str) else value.isoformat() if isinstance(value, date) else value
+
+
+BaseUrl = Annotated[str, AfterValidator(_plain_url)]
+Day = Annotated[str, BeforeValidator(_day)]
+
+
 class Section(BaseModel):
     """One stage's intentions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -93,7 +115,7 @@ class JudgeConfig(Section):
 
     provider: Literal["google-genai", "google-generativeai", "openai"] = "google-genai"
     model: str = Field("gemini-3.8-flash", description="the judging model's name at its provider")
-    base_url: str | None = Field(None, description="another endpoint of the same API; null is the provider's own")
+    base_url: BaseUrl | None = Field(None, description="another endpoint of the same API; null is the provider's own")
     timeout_seconds: float = Field(60, gt=0, description="wall seconds of one request")
     max_retries: int = Field(3, ge=0, description="further tries of a request that the service may answer later")
     max_concurrency: int = Field(4, ge=1, description="requests in flight")
@@ -164,8 +186,8 @@ class EvaluateConfig(Section):
         "livecodebench/code_generation_lite", description="hub data set, a .jsonl or .jsonl.gz file in its schema, or samples"
     )
     release: Literal["release_v1", "release_v2", "release_v3", "release_v4", "release_v5", "release_v6"] = "release_v1"
-    start_date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="contests from this day on")
-    end_date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="contests up to this day")
+    start_date: Day | None = Field(None, description="contests from this day on, as 2024-03-01")
+    end_date: Day | None = Field(None, description="contests up to this day")
     max_problems: int | None = Field(None, ge=1, description="the first of them by id; null takes all")
     n: int = Field(5, ge=1, description="samples of each problem")
     temperature: float = Field(0.2, ge=0, description="0 is greedy")
@@ -174,7 +196,7 @@ class EvaluateConfig(Section):
     backend: Literal["transformers", "openai"] = Field(
         "transformers", description="openai: any OpenAI-compatible server (vLLM, llama.cpp, Ollama)"
     )
-    base_url: str | None = Field(None, description="of the openai backend, such as http://127.0.0.1:8000/v1")
+    base_url: BaseUrl | None = Field(None, description="of the openai backend, such as http://127.0.0.1:8000/v1")
     served_model: str | None = Field(None, description="the model's name at the server; null asks the server")
     dtype: Dtype = Field("bfloat16", description="of the transformers backend")
     batch_size: int = Field(8, ge=1, description="sequences generated at once (transformers), or requests in flight (openai)")
@@ -187,15 +209,15 @@ class RuntimeConfig(Section):
     device: Literal["cuda", "cpu"] = Field("cuda", description="cuda: a GPU is needed, and its absence is an error before anything runs")
     cuda_visible_devices: str | None = Field(None, description="as the environment variable; null leaves it alone")
     python: dict[StageName, str] = Field(default_factory=dict, description="interpreter by stage; the running one where absent")
-    launcher: dict[StageName, tuple[str, ...]] = Field(
+    launcher: dict[StageName, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         default_factory=dict, description="command before `-m module`, such as [torchrun, --nproc-per-node=2]"
     )
     num_threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves its default")
     dataloader_num_workers: int = Field(0, ge=0)
     sandbox_workers: int = Field(2, ge=1, description="programs judged at once")
     grace_seconds: float = Field(20, ge=0, description="what a cancelled stage may take to checkpoint")
-    timeout_seconds: float | None = Field(None, gt=0, description="wall seconds of one stage; null: no bound")
-    max_retries: int = Field(3, ge=0, description="further attempts of a stage that died, ran out of memory or found a service away")
+    timeout_seconds: float | None = Field(None, gt=0, le=31_536_000, description="wall seconds of one stage; null: no bound")
+    max_retries: int = Field(3, ge=0, le=20, description="further attempts of a stage that died, ran out of memory or found a service away")
     retry_delay_seconds: float = Field(10, ge=0, description="before the first further attempt; doubled each time")
 
 
@@ -403,5 +425,5 @@ def _validate(values: dict[str, Any]) -> Config:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        given = f", not {first['input']!r}" if where and not isinstance(first["input"], dict) else ""
+        given = f", not {first['input']!r}" if where and not isinstance(first["input"], dict) and first["type"] != "secret" else ""
         raise BadInput(f"config: {where + ': ' if where else ''}{message}{given}") from error

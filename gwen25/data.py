@@ -53,6 +53,15 @@ class Problem:
     date: str = ""  # ISO date of the contest, "" where unknown
 
 
+def storable(text: str) -> bool:
+    """False for a text with half a character (a lone surrogate, such as JSON's "\\ud800"): no UTF-8 file and no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a `.jsonl` or `.jsonl.gz` file, one line at a time.
 

@@ -136,13 +136,21 @@ class Transformers:
         if isinstance(model, Path) and not (model / "config.json").is_file():
             raise BadInput(f"{model} is not a model directory: it holds no config.json")
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=getattr(torch, dtype))
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                model,
+                revision=revision,
+                dtype=getattr(torch, dtype),
+                device_map=None if device == "cpu" else {"": device},  # straight there: host memory need not hold the model
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
         except (OSError, ValueError) as error:  # transformers' words for files that are missing or no model
             raise BadInput(f"{model} cannot be loaded: {' '.join(str(error).split())[:400]}") from error
-        self._model = loaded.to(device).eval()
+        self._model = loaded.eval()
         self._format, self._batch_size = chat_format, batch_size
         self._stop = self._stop_ids()
+        self._pad: int = self._tokenizer.get_vocab().get(chat_format.pad, self._stop[0])
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, skip: Collection[int] = ()) -> Iterator[tuple[int, list[Sample]]]:
         """See the module. Batches and their seeds are planned over *all* prompts, so that `skip` changes no answer: a batch of
@@ -180,22 +188,22 @@ class Transformers:
     def _batch(self, encoded: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Sample]:
         import torch
 
-        pad, width = self._tokenizer.convert_tokens_to_ids(self._format.pad) or self._stop[0], max(map(len, encoded))
-        ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in encoded], device=self._model.device)
+        width = max(map(len, encoded))
+        ids = torch.tensor([[self._pad] * (width - len(row)) + list(row) for row in encoded], device=self._model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=self._model.device)
-        self._model.generation_config = self._settings(sampling, pad)  # the directory's own would fill in top_k and penalties
+        self._model.generation_config = self._settings(sampling)  # the directory's own would fill in top_k and penalties
         torch.manual_seed(seed)
         with torch.inference_mode():
             made = self._model.generate(input_ids=ids, attention_mask=mask)
         return [self._sample(row) for row in made[:, width:]]
 
-    def _settings(self, sampling: Sampling, pad: int) -> Any:
+    def _settings(self, sampling: Sampling) -> Any:
         from transformers import GenerationConfig
 
         drawing = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         chosen: dict[str, Any] = drawing if sampling.temperature > 0 else {"do_sample": False}
         made: Any = GenerationConfig  # not annotated upstream
-        return made(max_new_tokens=sampling.max_tokens, eos_token_id=self._stop, pad_token_id=pad, **chosen)
+        return made(max_new_tokens=sampling.max_tokens, eos_token_id=self._stop, pad_token_id=self._pad, **chosen)
 
     def _sample(self, row: torch.Tensor) -> Sample:
         ids = row.tolist()

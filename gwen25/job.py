@@ -7,9 +7,9 @@ A pipeline module holds `run(job) -> Result` and ends with
     if __name__ == "__main__":
         main(run)
 
-It writes what downstream reads under `job.payload` and everything else (logs, plots, checkpoints) under `job.aside`;
-both survive a retry, so a trainer finds its checkpoints again. What `run` raises decides what happens next: BadInput is
-never retried, memory is retried with a smaller micro-batch, the rest with a pause.
+It writes what downstream reads under `job.payload` and everything else (logs, plots, checkpoints) under `job.aside`, which
+survives a retry, so that a trainer finds its checkpoints again; each attempt starts with an empty payload. What `run` raises
+decides what happens next: BadInput is never retried, memory is retried with a smaller micro-batch, the rest with a pause.
 
     WORK_DIR/request.json   in
     WORK_DIR/result.json    out, written last: facts and metrics
@@ -21,8 +21,10 @@ never retried, memory is retried with a smaller micro-batch, the rest with a pau
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+import re
 import resource
 import signal
 import sys
@@ -114,7 +116,9 @@ class Job:
     def progress(self, step: int, total: int | None, **metrics: float | int | str | None) -> None:
         """Tell the parent how far the work is; it becomes a progress bar in the UI. Cheap, and never fails the work."""
         if _speaks():
-            print(PROGRESS + json.dumps({"stage": self.stage, "step": step, "total": total, **metrics}), flush=True)
+            # one write: another thread's or process's line must not land between text and newline
+            sys.stdout.write(PROGRESS + json.dumps({"stage": self.stage, "step": step, "total": total, **metrics}) + "\n")
+            sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """One line for the log."""
@@ -167,10 +171,15 @@ def main(run: Callable[[Job], Result], argv: list[str] | None = None) -> None:
         if job.micro_batch is not None:  # only trainers can use the grace time; the others end at once
             signal.signal(signal.SIGTERM, lambda *_: terminating.set())
         result = run(job)
+        if _speaks():
+            write_json(work / "result.json", {"facts": result.facts, "metrics": _measured(result.metrics), "provenance": provenance()})
     except BaseException as error:  # the boundary: whatever ended the work becomes a cause on disk
         sys.exit(_report(work, error))
-    if _speaks():
-        write_json(work / "result.json", {"facts": result.facts, "metrics": result.metrics, "provenance": provenance()})
+
+
+def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics with NaN and infinity as None: a number that is none was not measured, and must not cost the work."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in metrics.items()}
 
 
 def _speaks() -> bool:
@@ -195,9 +204,10 @@ def _report(work: Path, error: BaseException) -> int:
     cause = cause_of(error)
     if cause not in ("bad_input", "cancelled", "unavailable"):
         traceback.print_exc()
-    text = str(error) if isinstance(error, Gwen25Error) else f"{type(error).__name__}: {error}"
+    text = Redactor()(str(error) if isinstance(error, Gwen25Error) else f"{type(error).__name__}: {error}")
     print(f"error: {text}", flush=True)
-    if work.is_dir():
+    # under torchrun the first to fail knows why; the others are ended because of it
+    if work.is_dir() and not (work / "failure.json").exists():
         # an error raised on purpose would be raised again: only what was away may be there the next time
         retry = not isinstance(error, Gwen25Error) or isinstance(error, Unavailable)
         write_json(work / "failure.json", {"cause": cause, "message": text, "retry": retry and cause != "cancelled"})
@@ -218,9 +228,29 @@ def cause_of(error: BaseException) -> Cause:
         return "cancelled"
     # torch.OutOfMemoryError by name: this module must not import torch
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"MemoryError", "OutOfMemoryError"} or "can't allocate memory" in str(error):
+    if names & {"MemoryError", "OutOfMemoryError"} or (isinstance(error, (RuntimeError, OSError)) and _NO_MEMORY.search(str(error))):
         return "out_of_memory"
     return "crashed"
+
+
+# torch's CPU allocator, the kernel's ENOMEM, CUDA and cuBLAS, in their own words
+_NO_MEMORY: Final = re.compile(r"out of memory|can(no|')t allocate memory|ALLOC_FAILED", re.IGNORECASE)
+
+
+class Redactor:
+    """Takes secrets of the environment out of a line before anybody sees it."""
+
+    _SECRET: Final = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|AUTH)", re.IGNORECASE)
+
+    def __init__(self) -> None:
+        # shorter values are words, not secrets: "1" or "true" must not blank a log
+        self._values = {value: name for name, value in os.environ.items() if self._SECRET.search(name) and len(value) >= 8}
+
+    def __call__(self, line: str) -> str:
+        for value, name in self._values.items():
+            if value in line:
+                line = line.replace(value, f"[{name}]")
+        return line
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

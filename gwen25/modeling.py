@@ -86,9 +86,12 @@ def chat_format(facts: Mapping[str, Any], what: str) -> ChatFormat:
 
 
 def prepare(job: Job) -> str:
-    """Threads and device of this process; returns "cpu" or "cuda:N" (N: the local rank under a launcher).
+    """Threads, device and determinism of this process; returns "cpu" or "cuda:N" (N: the local rank under a launcher).
 
-    Raises BadInput where the config asks for CUDA and torch finds none.
+    On a CPU the same numbers come out bit for bit, as long as the number of threads is the same. On CUDA torch takes
+    deterministic kernels where it has them and warns where it has none; two runs are meant to agree on one kind of GPU, which was not
+    measured. What warn_only leaves open in the backward pass of attention is closed in `training`.
+    Raises BadInput where the config asks for CUDA and torch finds none, or for bfloat16 on a GPU that has none.
     """
     import torch
 
@@ -100,7 +103,19 @@ def prepare(job: Job) -> str:
         raise BadInput("runtime.device=cuda, but torch finds no GPU here; take --profile smoke or set runtime.device=cpu")
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(rank)
+    _require_dtype(job, torch.cuda.get_device_capability(rank))
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
     return f"cuda:{rank}"
+
+
+def _require_dtype(job: Job, capability: tuple[int, int]) -> None:
+    """bfloat16 begins with Ampere (8.0). A Turing (T4: 7.5) or Volta emulates it, slowly, and its fused kernels refuse it."""
+    if getattr(job.config, "dtype", None) == "bfloat16" and capability < (8, 0):
+        raise BadInput(
+            f"{job.stage}.dtype=bfloat16, but this GPU (compute capability {capability[0]}.{capability[1]}) has none: set sft.dtype, "
+            "grpo.dtype, merge.dtype and evaluate.dtype to float16, and sft.load_in_4bit=true and grpo.load_in_4bit=true for its memory"
+        )
 
 
 def load_tokenizer(directory: Path, format: ChatFormat) -> PreTrainedTokenizerBase:
@@ -192,11 +207,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     write_json(file, settings)
 
 
-def adapter_state(model: Any) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by PEFT's file names, on the CPU. Only the `default` adapter: GRPO keeps a frozen `ref` beside it."""
+def adapter_state(model: Any, name: str = "default") -> dict[str, torch.Tensor]:
+    """One adapter's tensors by PEFT's file names, on the CPU. `default` is the trained one: GRPO keeps a frozen `ref` beside it."""
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     return {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
 
 
@@ -239,6 +254,17 @@ def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool = False
     if trainable:
         require_trainable(model)
     return model
+
+
+def restore_adapter(model: Any, folder: Path, name: str = "default") -> None:
+    """Put a directory's numbers into the model's adapter. Raises RuntimeError where they do not stand there bit for bit afterwards."""
+    from peft import set_peft_model_state_dict
+
+    stored = read_adapter(folder)
+    set_peft_model_state_dict(model, stored, adapter_name=name)
+    state = adapter_state(model, name)
+    if state.keys() != stored.keys() or not all(state[tensor].equal(stored[tensor]) for tensor in state):
+        raise RuntimeError(f"the adapter {name!r} does not hold the numbers of {folder} after they were loaded")
 
 
 def require_trainable(model: Any) -> int:

@@ -52,7 +52,8 @@ def server_url(host: str | None = None) -> str:
         if scheme not in _PORTS or parts.username is not None or any(c.isspace() for c in name):
             raise ValueError("host, host:port or http(s)://host:port is expected")
     except ValueError as error:
-        raise BadInput(f"OLLAMA_HOST={text!r} is no address ({error}); such as 127.0.0.1:11434") from error
+        shown = "***" if "@" in text else repr(text)  # what stands before the @ may be a password
+        raise BadInput(f"OLLAMA_HOST={shown} is no address ({error}); such as 127.0.0.1:11434") from error
     if port is None:
         port = _PORTS[scheme] if separator else _DEFAULT_PORT
     return f"{scheme}://{_connectable(name)}:{port}{(slash + path).rstrip('/')}"
@@ -122,6 +123,13 @@ class Ollama:
         if told[-1:] != ["success"]:
             raise Unavailable(f"Ollama at {self.url} broke off while making {model}, after {told[-1:] or 'nothing'}; try again")
         return told
+
+    def digest(self, model: str) -> str | None:
+        """The digest that the server lists for a model, or None where it has none of that name."""
+        wanted = model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+        listed = self._call("GET", "/api/tags").get("models")
+        found = [entry.get("digest") for entry in listed or [] if isinstance(entry, dict) and entry.get("name") == wanted]
+        return str(found[0]) if found and found[0] else None
 
     def show(self, model: str) -> dict[str, Any]:
         return self._call("POST", "/api/show", {"model": model})

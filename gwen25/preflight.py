@@ -8,13 +8,17 @@ context, the data file, the rewards, launcher and interpreters. Each failure is 
 
 from __future__ import annotations
 
+import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Collection, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gwen25 import models, resolve, rewards
+from gwen25 import llamacpp, models, ollama_api, resolve, rewards
 from gwen25.artifacts import Store, home
+from gwen25.benchmarks import livecodebench
 from gwen25.config import Config
 from gwen25.errors import BadInput, unknown
 from gwen25.stage import STAGES
@@ -30,6 +34,15 @@ def stages(names: Iterable[str]) -> list[str]:
         if name not in STAGES:
             raise unknown("stage", name, STAGES)
     return list(names)
+
+
+def refreshed(names: Iterable[str], wanted: Collection[str]) -> set[str]:
+    """The nodes to make again. BadInput for one that is no stage, or that this run does not reach."""
+    chosen = stages(names)
+    for name in chosen:
+        if name not in wanted:
+            raise BadInput(f"--refresh {name}: this run ends before {name}; it makes {', '.join(s for s in STAGES if s in wanted)}")
+    return set(chosen)
 
 
 def upto(until: str | None) -> set[str]:
@@ -48,7 +61,10 @@ def check(config: Config, wanted: Collection[str]) -> None:
     store = Store.default()
     for name in [name for name in STAGES if name in wanted]:
         _CHECKS.get(name, _nothing)(config)
+    if config.evaluate.backend == "openai":
+        wanted = set(wanted) - {"evaluate"}  # the model is elsewhere: no GPU, context or base model of ours takes part
     _gpu(config, wanted)
+    _training(config, [name for name, stage in STAGES.items() if stage.trains and name in wanted])
     _interpreters(config, wanted)
     _base(config, wanted, store.root)
 
@@ -74,9 +90,31 @@ def _evaluate(config: Config) -> None:
         raise BadInput("evaluate.backend=openai asks one server, which cannot be both base and tuned model: set evaluate.baseline=false")
     if section.start_date and section.end_date and section.start_date > section.end_date:
         raise BadInput(f"evaluate.start_date {section.start_date} is after evaluate.end_date {section.end_date}: no problem lies between")
+    _, file = resolve.problems(config, lambda _: None)
+    if file is not None and Path(file).stat().st_size <= _READ_AHEAD:
+        livecodebench.load(Path(file), section.start_date, section.end_date, section.max_problems, tests=False)
 
 
-_CHECKS: Final[dict[str, Callable[[Config], None]]] = {"dataset": _dataset, "grpo": _grpo, "evaluate": _evaluate}
+# bytes of a problems file that is read before the run: half a second for 500 problems, minutes for a whole release with its tests
+_READ_AHEAD: Final = 64 << 20
+
+
+def _gguf(config: Config) -> None:
+    if config.gguf.type not in _GGUF_SIZE and llamacpp.quantizer() is None:
+        raise llamacpp.no_quantizer(config.gguf.type)
+
+
+def _ollama(config: Config) -> None:
+    ollama_api.server_url()
+
+
+_CHECKS: Final[dict[str, Callable[[Config], None]]] = {
+    "dataset": _dataset,
+    "grpo": _grpo,
+    "gguf": _gguf,
+    "ollama": _ollama,
+    "evaluate": _evaluate,
+}
 
 
 def _local_rows(source: str, where: str) -> None:
@@ -84,7 +122,11 @@ def _local_rows(source: str, where: str) -> None:
     if not source.endswith((".jsonl", ".jsonl.gz")):
         return
     path = Path(source).expanduser()
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name too long for the file system
+        raise BadInput(f"{where}: {error.strerror}") from error
+    if not found:
         raise BadInput(f"{where}: no such file: {path}")
     if path.stat().st_size == 0:
         raise BadInput(f"{where}: {path} is empty; JSON lines in the data set's schema are expected")
@@ -103,6 +145,25 @@ def gpu_present() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
+def _training(config: Config, wanted: Iterable[str]) -> None:
+    """What training imports or compiles beside its packages; of another interpreter than this one nothing is known."""
+    for name in wanted:
+        if name in config.runtime.python:
+            continue
+        if getattr(config, name).attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
+            raise BadInput(f"{name}.attn_implementation=flash_attention_2, but flash-attn is not installed; take sdpa, or install it")
+        if config.runtime.device == "cuda" and not can_compile():
+            raise BadInput(
+                f"{name} on CUDA needs a C compiler and Python.h (Triton builds launchers with them): apt-get install gcc python3-dev"
+            )
+
+
+def can_compile() -> bool:
+    """Whether Triton finds a C compiler (it looks for CC, gcc, clang) and this interpreter's headers."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return compiler is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
+
+
 def _interpreters(config: Config, wanted: Collection[str]) -> None:
     for name, python in config.runtime.python.items():
         if name in wanted and shutil.which(python) is None:
@@ -114,6 +175,8 @@ def _interpreters(config: Config, wanted: Collection[str]) -> None:
 
 def _base(config: Config, wanted: Collection[str], store: Path) -> None:
     """The base model's architecture, its context, and the disk that its descendants need."""
+    if not set(wanted) & {name for name, stage in STAGES.items() if stage.gpu or name == "dataset"}:
+        return
     external, folder = resolve.base_model(config, lambda _: None)
     if folder is None:
         file = resolve.hub_file(config.base_model, "config.json", external["revision"])
@@ -143,7 +206,8 @@ def _context(config: Config, wanted: Collection[str], context: int) -> None:
         "evaluate": ("evaluate.max_tokens", config.evaluate.max_tokens),
     }
     for name, (field, length) in lengths.items():
-        if name in wanted and length > context:
+        room = context - 1 if name == "evaluate" else context  # an answer stands after a prompt
+        if name in wanted and length > room:
             raise BadInput(
                 f"{field} = {length} tokens is more than the model's context of {context} (max_position_embeddings of {config.base_model})"
             )

@@ -56,12 +56,22 @@ def base_model(config: Config, warn: Warn) -> Pinned:
     name = config.base_model
     if name.startswith(SAMPLE_PREFIX):
         folder = _sample_model(name.removeprefix(SAMPLE_PREFIX))
-    elif Path(name).expanduser().exists() or name.startswith((".", "/", "~")):
+    elif _is_path(name):
         folder = Path(name).expanduser().absolute()
         models.inspect(folder)
     else:
         return {"id": name, "revision": _hub_revision("model", name, warn)}, None
     return {"digest": folder_digest(folder)}, folder
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is meant as a local path: it looks like one, or is one."""
+    if name.startswith((".", "/", "~")):
+        return True
+    try:
+        return Path(name).exists()
+    except OSError:  # too long for a file name
+        return False
 
 
 def _tokenizer(config: Config, warn: Warn) -> Pinned:
@@ -85,7 +95,7 @@ def _data(config: Config, warn: Warn) -> Pinned:
     return _rows(config.dataset.source, "rows.jsonl", warn)
 
 
-def _problems(config: Config, warn: Warn) -> Pinned:
+def problems(config: Config, warn: Warn) -> Pinned:
     return _rows(config.evaluate.problems, "problems.jsonl", warn)
 
 
@@ -93,7 +103,7 @@ def _rows(source: str, sample: str, warn: Warn) -> Pinned:
     """A data set: packaged samples, a local file, or a hub data set at a revision."""
     if source == "samples":
         path = samples.path(sample)
-    elif source.endswith((".jsonl", ".jsonl.gz")) or Path(source).expanduser().exists():
+    elif source.endswith((".jsonl", ".jsonl.gz")) or _is_path(source):
         path = Path(source).expanduser().absolute()
         if not path.is_file():
             raise BadInput(f"no such data file: {path}")
@@ -112,18 +122,23 @@ def _ollama(config: Config, warn: Warn) -> Pinned:
     if server is None:
         return {"server": None}, None
     url, version = server
-    return {"server": version}, url
+    return {"server": version, "url": url}, url
+
+
+def _device(config: Config, warn: Warn) -> Pinned:
+    """Another device draws other random numbers; which of several alike does not matter."""
+    return config.runtime.device, None
 
 
 _NEEDS: Final[dict[str, dict[str, Callable[[Config, Warn], Pinned]]]] = {
     "dataset": {"data": _data, "tokenizer": _tokenizer, "chat_format": _chat_format, "prompts": _prompts},
-    "sft": {"base_model": base_model, "chat_format": _chat_format},
-    "grpo": {"base_model": base_model, "chat_format": _chat_format, "rewards": _rewards},
+    "sft": {"base_model": base_model, "chat_format": _chat_format, "device": _device},
+    "grpo": {"base_model": base_model, "chat_format": _chat_format, "rewards": _rewards, "device": _device},
     "adapters": {"base_model": base_model, "chat_format": _chat_format},
     "merge": {"base_model": base_model},
     "gguf": {},
     "ollama": {"ollama": _ollama, "prompts": _prompts},
-    "evaluate": {"problems": _problems, "chat_format": _chat_format, "prompts": _prompts},
+    "evaluate": {"problems": problems, "chat_format": _chat_format, "prompts": _prompts, "device": _device},
 }
 
 
@@ -137,20 +152,42 @@ def folder_digest(folder: Path) -> str:
 def file_digest(path: Path) -> str:
     """sha256 of a local file, remembered by path, size, time and inode so that a large one is read once."""
     memory = home() / "digests.json"
-    known: dict[str, list[Any]] = {}
-    if memory.exists():
-        try:
-            known = json.loads(memory.read_text(encoding="utf-8"))
-        except ValueError:  # a memory only: lost, it is made again
-            known = {}
+    known = _memory(memory)
     stat = path.stat()
-    mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    if (entry := known.get(str(path))) and entry[:3] == mark:
-        return str(entry[3])
+    mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    entry = known.get(str(path))
+    if isinstance(entry, list) and entry[:4] == mark:
+        return str(entry[4])
     digest = sha256_of(path)
     memory.parent.mkdir(parents=True, exist_ok=True)
     write_json(memory, {**known, str(path): [*mark, digest]})
     return digest
+
+
+def _memory(file: Path) -> dict[str, Any]:
+    """A file of ours that only saves work: lost or damaged, it is made again."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def changed_since(resolved: Resolved) -> str | None:
+    """The first local input that is no longer what was pinned, or None: read again after the work, since it was read before."""
+    for role, location in resolved.locations.items():
+        pinned, path = resolved.externals[role], Path(location)
+        if not isinstance(pinned, dict) or "digest" not in pinned:
+            continue
+        if role == "tokenizer":
+            path = path / "tokenizer.json"
+        try:
+            now = folder_digest(path) if path.is_dir() else file_digest(path)
+        except OSError:
+            return location
+        if now != pinned["digest"]:
+            return location
+    return None
 
 
 def _sample_model(name: str) -> Path:
@@ -173,23 +210,47 @@ def _sample_model(name: str) -> Path:
     return folder
 
 
-def _hub_revision(kind: str, name: str, warn: Warn) -> str:
-    """The commit that a hub id's main branch names now; from the local cache where the hub is out of reach."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+_PINNED: Final[dict[tuple[str, str], str]] = {}  # of this process: a push to the hub in mid-run must not change the run
 
-    cached = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}" / "refs" / "main"
+
+def _hub_revision(kind: str, name: str, warn: Warn) -> str:
+    """The commit that a hub id's main branch names, asked once a process; the last one known where the hub is out of reach.
+
+    Raises BadInput for a name that the hub does not know or will not show, or that is not known offline; Unavailable for a hub
+    that does not answer and a name never seen here.
+    """
+    if (kind, name) not in _PINNED:
+        _PINNED[kind, name] = _ask_revision(kind, name, warn)
+    return _PINNED[kind, name]
+
+
+def _ask_revision(kind: str, name: str, warn: Warn) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    memory, slot = home() / "revisions.json", f"{kind} {name}"
     try:
-        info = HfApi().repo_info(name, repo_type=kind, timeout=20)
-        return str(info.sha)
+        revision = str(HfApi().repo_info(name, repo_type=kind, timeout=20).sha)
+    except GatedRepoError as error:
+        raise BadInput(f"{kind} {name!r} is gated: accept its terms on the hub and set HF_TOKEN") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise BadInput(
             f"{kind} {name!r}: neither a local path nor a {kind} on the hub; check the name (private ones need HF_TOKEN)"
         ) from error
-    except GatedRepoError as error:
-        raise BadInput(f"{kind} {name!r} is gated: accept its terms on the hub and set HF_TOKEN") from error
     except Exception as error:  # offline mode, httpx's and OS errors have no common root: whatever else it raises is no answer
-        return _cached_revision(kind, name, cached, error, warn)
+        if (known := _memory(memory).get(slot)) is not None:
+            warn(f"the hub did not answer for {kind} {name} ({type(error).__name__}); its last known revision {known[:8]} is used")
+            return str(known)
+        if isinstance(error, OfflineModeIsEnabled):
+            raise BadInput(
+                f"{kind} {name!r} is not a local path, and HF_HUB_OFFLINE=1 keeps the hub away: give a directory, or go online once"
+            ) from error
+        raise Unavailable(
+            f"{kind} {name!r} is not a local path, and the hub did not answer ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write_json(memory, {**_memory(memory), slot: revision})
+    return revision
 
 
 def hub_file(model: str, name: str, revision: str) -> Path:
@@ -205,16 +266,6 @@ def hub_file(model: str, name: str, revision: str) -> Path:
         raise BadInput(f"{model} has no {name} on the hub: a Transformers checkpoint is expected") from error
     except Exception as error:  # the hub's client raises httpx errors, which have no root of their own
         raise Unavailable(f"{name} of {model} could not be fetched ({type(error).__name__}: {str(error)[:200]})") from error
-
-
-def _cached_revision(kind: str, name: str, cached: Path, error: Exception, warn: Warn) -> str:
-    if cached.is_file():
-        warn(f"the hub did not answer for {kind} {name} ({type(error).__name__}); the cached revision is used")
-        return cached.read_text(encoding="utf-8").strip()
-    raise Unavailable(
-        f"{kind} {name!r} is neither a local path nor in the hub's cache, "
-        f"and the hub did not answer ({type(error).__name__}: {str(error)[:200]})"
-    ) from error
 
 
 def base_as_model(config: Config, warn: Warn = lambda _: None) -> Resolved:

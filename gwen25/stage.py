@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,11 +30,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from gwen25 import job
+from gwen25 import job, ollama_api
 from gwen25.artifacts import Artifact, Made, Manifest, Store, Warn
 from gwen25.config import Config, RuntimeConfig
-from gwen25.errors import Cause, StageFailed
-from gwen25.resolve import Resolved, resolve
+from gwen25.errors import BadInput, Cause, StageFailed
+from gwen25.resolve import Resolved, changed_since, resolve
 
 OnLine = Callable[[str], None]
 OnProgress = Callable[[dict[str, Any]], None]
@@ -68,11 +69,10 @@ STAGES: Final[dict[str, Stage]] = {
     )
 }
 
-# fields that stand in `externals` by content, and fields that change how long a stage takes but not what it computes
-_BY_CONTENT: Final = frozenset({"base_model", "chat_format", "source", "problems"})
-_UNKEYED: Final = frozenset(
-    {"save_steps", "logging_steps", "smoke_tokens", "timeout_seconds", "max_retries", "max_concurrency", "baseline"}
-)
+# fields that stand in `externals` (by content, or as the rewards that will really run), and fields that change how long a stage
+# takes but not what it computes
+_BY_CONTENT: Final = frozenset({"base_model", "chat_format", "source", "problems", "rewards", "judge"})
+_UNKEYED: Final = frozenset({"save_steps", "logging_steps", "smoke_tokens", "timeout_seconds", "gradient_checkpointing", "baseline"})
 # majors that may change results without a change of ours: a hit made by another one warns
 _WATCHED: Final = ("gwen25", "torch", "transformers", "trl", "peft")
 
@@ -88,6 +88,11 @@ class Plan:
     resolved: Resolved
     inputs: dict[str, Artifact]
     runtime: RuntimeConfig
+
+    @property
+    def volatile(self) -> bool:
+        """Never a hit: what a server serves under a name can change without a sign."""
+        return bool(self.section.get("backend") == "openai")
 
 
 def plan_stage(name: str, config: Config, inputs: dict[str, Artifact], warn: Warn, extra: Resolved | None = None) -> Plan:
@@ -106,34 +111,42 @@ def plan_stage(name: str, config: Config, inputs: dict[str, Artifact], warn: War
     return Plan(stage, key, section, keyed, resolved, inputs, config.runtime)
 
 
-def keyed_section(section: dict[str, Any]) -> dict[str, Any]:
-    """The part of a section that changes numbers. The micro-batch counts as its product with the accumulation only,
+def keyed_section(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a section that changes numbers.
 
-    unless the accumulation is to be recommended: the split then decides the product.
+    The micro-batch counts as its product with the accumulation only, unless the split itself decides: where the accumulation
+    is to be recommended, and under loss_type bnpo, which averages over each micro-batch.
     """
-    keyed: dict[str, Any] = {
-        name: keyed_section(value) if isinstance(value, dict) else value
-        for name, value in section.items()
-        if name not in _BY_CONTENT | _UNKEYED
-    }
-    if "gradient_accumulation_steps" in keyed and not keyed.get("auto_hparams"):
+    keyed = {name: value for name, value in section.items() if name not in _BY_CONTENT | _UNKEYED}
+    if keyed.get("backend") == "transformers":
+        keyed = {name: value for name, value in keyed.items() if name not in ("base_url", "served_model")}
+    if "gradient_accumulation_steps" in keyed and not keyed.get("auto_hparams") and keyed.get("loss_type") != "bnpo":
         keyed["effective_batch_size"] = keyed.pop("per_device_train_batch_size") * keyed.pop("gradient_accumulation_steps")
     return keyed
 
 
 def find(plan: Plan, store: Store, warn: Warn) -> Artifact | None:
-    """The plan's artifact, if the store holds it intact; says so where another major version made it."""
-    artifact = store.find(plan.stage.name, plan.key, warn)
-    if artifact is not None:
-        made_by = Manifest.read(artifact.path).provenance.get("packages", {})
-        for package in _WATCHED:
-            then, now = made_by.get(package), _version(package)
-            if then and now and then.split(".")[0] != now.split(".")[0]:
-                warn(
-                    f"{plan.stage.name}:{plan.key[:8]} was made with {package} {then}, this is {now}; "
-                    f"`--refresh {plan.stage.name}` makes it again"
-                )
+    """The plan's artifact, if the store holds it intact and it still tells the truth; says so where another major version made it."""
+    if plan.volatile or (artifact := store.find(plan.stage.name, plan.key, warn)) is None:
+        return None
+    manifest = Manifest.read(artifact.path)
+    if not _still_served(plan, manifest):
+        warn(f"the Ollama server no longer holds {manifest.facts['name']} as it was made; it is created again")
+        return None
+    for package in _WATCHED:
+        then, now = manifest.provenance.get("packages", {}).get(package), _version(package)
+        if then and now and then.split(".")[0] != now.split(".")[0]:
+            warn(
+                f"{plan.stage.name}:{plan.key[:8]} was made with {package} {then}, this is {now}; "
+                f"`--refresh {plan.stage.name}` makes it again"
+            )
     return artifact
+
+
+def _still_served(plan: Plan, manifest: Manifest) -> bool:
+    """False where a model was created on an Ollama server that holds another one, or none, under that name now."""
+    url = plan.resolved.locations.get("ollama")
+    return url is None or ollama_api.Ollama(url, timeout=10).digest(manifest.facts["name"]) == manifest.facts.get("server_digest")
 
 
 def _version(package: str) -> str | None:
@@ -143,10 +156,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def launch(plan: Plan, store: Store, on_line: OnLine, on_progress: OnProgress = lambda _: None) -> Artifact:
+def launch(plan: Plan, store: Store, on_line: OnLine, on_progress: OnProgress = lambda _: None, *, refresh: bool = False) -> Artifact:
     """Run the stage in a child process and publish what it made. One attempt; the work folder survives a failure.
 
-    Waits where another run is making the same key, and then takes that run's artifact. Raises StageFailed.
+    Waits where another run is making the same key, and then takes that run's artifact. With `refresh` an artifact that is
+    there already stays until the new one is whole. Raises StageFailed.
     """
     waited = False
 
@@ -155,69 +169,87 @@ def launch(plan: Plan, store: Store, on_line: OnLine, on_progress: OnProgress = 
         if not waited:
             on_line(f"waiting: another run is making {plan.stage.name}:{plan.key[:8]}")
             waited = True
-        if _stopping.is_set():
-            raise StageFailed(plan.stage.name, "cancelled", None, "cancelled while waiting for another run")
+        _stop_if_asked(plan)
 
+    _stop_if_asked(plan)
     with store.lock(plan.stage.name, plan.key, wait) as lock:
-        if (made := store.find(plan.stage.name, plan.key, on_line)) is not None:
+        if (not refresh or waited) and (made := find(plan, store, on_line)) is not None:
             return made
         work = store.work(plan.stage.name, plan.key)
         for folder in (work, work / "payload", work / "aside"):
             folder.mkdir(exist_ok=True)
-        return _attempt(plan, store, work, lock, on_line, on_progress)
+        if not (work / "result.json").exists():  # else an earlier attempt did the work and died before it was published
+            _attempt(plan, work, lock, on_line, on_progress)
+        return _publish(plan, store, work)
 
 
-def _attempt(plan: Plan, store: Store, work: Path, lock: int, on_line: OnLine, on_progress: OnProgress) -> Artifact:
+def _attempt(plan: Plan, work: Path, lock: int, on_line: OnLine, on_progress: OnProgress) -> None:
+    """One child process: afterwards the work folder holds a result, or StageFailed says why not."""
     attempts = _read(work / "attempts.json").get("attempts", [])
     micro_batch = _micro_batch(plan, attempts)
-    for name in ("result.json", "failure.json"):
-        (work / name).unlink(missing_ok=True)
+    shutil.rmtree(work / "payload")  # leftovers of a killed attempt would be published
+    (work / "payload").mkdir()
+    (work / "failure.json").unlink(missing_ok=True)
     job.write_json(work / "request.json", _request(plan, micro_batch))
     if attempts:
         on_line(f"attempt {len(attempts) + 1}; the last one ended: {attempts[-1]['cause'].replace('_', ' ')}")
     started = time.time()
     child = _Child(plan, work, lock)
     tail = child.follow(work / "aside" / "log.txt", on_line, on_progress)
-    seconds = round(time.time() - started, 3)
-    result = _read(work / "result.json")
-    if child.exit_code == 0 and result:
-        _record(work, attempts, {"cause": "done", "seconds": seconds, "micro_batch": micro_batch})
-        provenance = {**result["provenance"], "seconds": seconds, "attempts": len(attempts) + 1, "micro_batch": micro_batch, **_git()}
-        return store.publish(
-            Made(
-                plan.stage.name,
-                plan.stage.version,
-                plan.key,
-                plan.section,
-                plan.resolved.externals,
-                plan.inputs,
-                result["facts"],
-                result["metrics"],
-                provenance,
-            )
-        )
+    done = (work / "result.json").exists()  # written last: how the interpreter went down afterwards does not matter
     failure = _read(work / "failure.json")
-    cause = _cause(child, failure)
-    _record(work, attempts, {"cause": cause, "seconds": seconds, "micro_batch": micro_batch})
+    cause = "done" if done else _cause(child, failure)
+    attempt = {"cause": cause, "seconds": round(time.time() - started, 3), "micro_batch": micro_batch}
+    job.write_json(work / "attempts.json", {"attempts": [*attempts, attempt]})
+    if cause == "done":
+        return
     message = failure.get("message") or _explain(cause, child.exit_code)
     if cause == "out_of_memory" and micro_batch == 1:
         message += "; the micro-batch is 1 already: shorten the context, set load_in_4bit, or take a larger GPU"
-    retry = failure.get("retry", cause not in ("bad_input", "cancelled")) and (cause != "out_of_memory" or (micro_batch or 0) > 1)
+    known = failure if failure.get("cause") == cause else {}
+    retry = known.get("retry", cause not in ("bad_input", "cancelled")) and (cause != "out_of_memory" or (micro_batch or 0) > 1)
     raise StageFailed(plan.stage.name, cause, child.exit_code, message, tail, retry=retry)
+
+
+def _publish(plan: Plan, store: Store, work: Path) -> Artifact:
+    """The work folder's result as an artifact. Raises BadInput where a local input changed meanwhile: its digest would lie."""
+    if (changed := changed_since(plan.resolved)) is not None:
+        shutil.rmtree(work)
+        raise BadInput(f"{changed} changed while {plan.stage.name} ran on it; leave it alone and run again")
+    result, attempts = _read(work / "result.json"), _read(work / "attempts.json").get("attempts", [])
+    last = attempts[-1] if attempts else {"seconds": None, "micro_batch": None}
+    provenance = {
+        **result["provenance"],
+        "seconds": last["seconds"],
+        "micro_batch": last["micro_batch"],
+        "attempts": len(attempts),
+        **_git(),
+    }
+    return store.publish(
+        Made(
+            stage=plan.stage.name,
+            version=plan.stage.version,
+            key=plan.key,
+            config=plan.section,
+            externals=plan.resolved.externals,
+            inputs=plan.inputs,
+            facts=result["facts"],
+            metrics=result["metrics"],
+            provenance=provenance,
+        )
+    )
 
 
 def obtain(
     plan: Plan, store: Store, on_line: OnLine, on_progress: OnProgress = lambda _: None, *, refresh: bool = False
 ) -> tuple[Artifact, bool]:
     """The artifact and whether it was there already: look-up, else launch with retries by cause. For use without Prefect."""
-    if refresh and store.find(plan.stage.name, plan.key, on_line) is not None:
-        store.set_aside(plan.stage.name, plan.key)
-    if (hit := find(plan, store, on_line)) is not None:
+    if not refresh and (hit := find(plan, store, on_line)) is not None:
         return hit, True
     delay = plan.runtime.retry_delay_seconds
     for left in range(plan.runtime.max_retries, -1, -1):
         try:
-            return launch(plan, store, on_line, on_progress), False
+            return launch(plan, store, on_line, on_progress, refresh=refresh), False
         except StageFailed as failure:
             if not left or not failure.retry:
                 raise
@@ -259,15 +291,15 @@ def _micro_batch(plan: Plan, attempts: list[dict[str, Any]]) -> int | None:
 def _cause(child: _Child, failure: dict[str, Any]) -> Cause:
     if child.timed_out:
         return "timeout"
-    if child.cancelled:
+    if child.cancelled or _stopping.is_set():
         return "cancelled"
     if failure:
         cause: Cause = failure["cause"]
-        return cause
+        return "killed" if cause == "cancelled" else cause  # SIGTERM, and not from us: another attempt goes on
     if child.exit_code in (128 + signal.SIGKILL, -signal.SIGKILL):
         return "out_of_memory" if child.host_oom_kills() else "killed"
     if child.exit_code in (128 + signal.SIGTERM, -signal.SIGTERM):
-        return "cancelled" if _stopping.is_set() else "killed"
+        return "killed"
     return "crashed"
 
 
@@ -279,10 +311,6 @@ def _explain(cause: Cause, exit_code: int | None) -> str:
         "out_of_memory": "the kernel killed it for memory: this machine has too little RAM for it",
     }
     return texts.get(cause, f"its process ended with status {exit_code} and no word of why; its log ends:")
-
-
-def _record(work: Path, attempts: list[dict[str, Any]], attempt: dict[str, Any]) -> None:
-    job.write_json(work / "attempts.json", {"attempts": [*attempts, attempt]})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -307,20 +335,32 @@ def _git() -> dict[str, str]:
 # --- the child -------------------------------------------------------------------------------------------------------
 
 _RUNNING: set[_Child] = set()
+_STARTING = threading.Lock()
 _stopping = threading.Event()
 
 
+def allow() -> None:
+    """Stages may start again after a `stop_all`: the first line of a flow."""
+    _stopping.clear()
+
+
 def stop_all() -> None:
-    """End every stage this process started, within their grace time. For a flow's `finally`: a task's does not run on cancel."""
-    _stopping.set()
-    try:
+    """End every stage this process started, within their grace time, and let none start until `allow`.
+
+    For a flow's `finally`: a task's own does not run on cancel, and tasks that wait for a slot or a retry go on in their threads.
+    """
+    with _STARTING:
+        _stopping.set()
         children = list(_RUNNING)
-        for child in children:
-            child.cancel()
-        for child in children:
-            child.wait()
-    finally:
-        _stopping.clear()
+    for child in children:
+        child.cancel()
+    for child in children:
+        child.wait()
+
+
+def _stop_if_asked(plan: Plan) -> None:
+    if _stopping.is_set():
+        raise StageFailed(plan.stage.name, "cancelled", None, "the run is being stopped")
 
 
 class _Child:
@@ -341,19 +381,21 @@ class _Child:
             str(os.getpid()),
             str(runtime.grace_seconds),
         ]
-        self.process = subprocess.Popen(
-            [*supervisor, *launcher, "-m", plan.stage.module, str(work)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=(lock,),
-            env=_environment(plan),
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        _RUNNING.add(self)
+        with _STARTING:
+            _stop_if_asked(plan)
+            self.process = subprocess.Popen(
+                [*supervisor, *launcher, "-m", plan.stage.module, str(work)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(lock,),
+                env=_environment(plan),
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+            _RUNNING.add(self)
 
     @property
     def exit_code(self) -> int | None:
@@ -362,7 +404,7 @@ class _Child:
     def follow(self, log: Path, on_line: OnLine, on_progress: OnProgress) -> list[str]:
         """Hand on each line until the child has ended; keeps them in `log`. Returns the last 20."""
         tail: list[str] = []
-        redact = Redactor()
+        redact = job.Redactor()
         timer = threading.Timer(self.plan.runtime.timeout_seconds or 0, self._time_out)
         if self.plan.runtime.timeout_seconds:
             timer.start()
@@ -371,8 +413,8 @@ class _Child:
             with log.open("a", encoding="utf-8") as kept:
                 for raw in self.process.stdout:
                     line = redact(raw.rstrip("\n"))[:10_000]
-                    if line.startswith(job.PROGRESS):
-                        on_progress(json.loads(line.removeprefix(job.PROGRESS)))
+                    if (progress := _progress(line)) is not None:
+                        on_progress(progress)
                         continue
                     kept.write(line + "\n")
                     kept.flush()
@@ -408,6 +450,17 @@ class _Child:
         self.process.terminate()
 
 
+def _progress(line: str) -> dict[str, Any] | None:
+    """A progress line's content; None for any other line, a garbled one included: a broken bar must not end a training."""
+    if not line.startswith(job.PROGRESS):
+        return None
+    try:
+        value = json.loads(line.removeprefix(job.PROGRESS))
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None
+
+
 def _oom_kills() -> int:
     """The kernel's count of out-of-memory kills (proc(5), vmstat: oom_kill); of the whole machine."""
     found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
@@ -429,6 +482,9 @@ def _environment(plan: Plan) -> dict[str, str]:
     }
     if plan.runtime.cuda_visible_devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = plan.runtime.cuda_visible_devices
+    elif plan.stage.name not in plan.runtime.launcher:
+        # one process, one GPU: over several transformers would take nn.DataParallel, which TRL refuses
+        environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if plan.runtime.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
         # threads that wait must not spin: with two stages on two cores a step takes five times as long
@@ -436,19 +492,3 @@ def _environment(plan: Plan) -> dict[str, str]:
     if plan.runtime.num_threads is not None:
         environment["OMP_NUM_THREADS"] = str(plan.runtime.num_threads)
     return environment
-
-
-class Redactor:
-    """Takes secrets of the environment out of a line before anybody sees it."""
-
-    _SECRET: Final = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|AUTH)", re.IGNORECASE)
-
-    def __init__(self) -> None:
-        # shorter values are words, not secrets: "1" or "true" must not blank a log
-        self._values = {value: name for name, value in os.environ.items() if self._SECRET.search(name) and len(value) >= 8}
-
-    def __call__(self, line: str) -> str:
-        for value, name in self._values.items():
-            if value in line:
-                line = line.replace(value, f"[{name}]")
-        return line

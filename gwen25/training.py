@@ -6,8 +6,13 @@
     train(trainer, job)                                from the newest whole checkpoint, if there is one
 
 A stage that is killed, cancelled or out of memory is started again with the same work folder and goes on from its newest
-checkpoint as if nothing had happened: weights, optimizer, schedule, random states and the order of the rows are the same
-bit for bit. With a smaller micro-batch the same rows meet in the same step, equal up to the rounding of sums.
+checkpoint as if nothing had happened: weights, optimizer, schedule, random states and the order of the rows are restored as
+they were. On a CPU the result is the undisturbed run's bit for bit; on CUDA torch is held to deterministic kernels where it has
+them (`modeling.prepare`), fused attention's backward pass included, and whether that makes every bit equal was not measured.
+With a smaller micro-batch the same rows meet in the same step, equal up to the rounding of sums.
+
+SIGTERM is looked at as a step ends. A step of minutes, as on a GPU, outlasts runtime.grace_seconds and is killed in its
+middle: a cancel then costs what a death costs, at most save_steps steps.
 
     aside/metrics.jsonl     one object a log, by `step`; no step twice, whatever was repeated
     aside/checkpoints/      the last two; gone when the stage is done
@@ -32,7 +37,7 @@ from typing import Any, Final
 from gwen25 import models
 from gwen25.errors import BadInput
 from gwen25.job import Cancelled, Job, terminating
-from gwen25.modeling import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from gwen25.modeling import ADAPTER_CONFIG, ADAPTER_WEIGHTS, restore_adapter
 
 KEPT_CHECKPOINTS: Final = 2  # one may be half-written when the machine dies
 RECENT: Final = 10  # logs that make a "recent" mean
@@ -119,16 +124,17 @@ def train(trainer: Any, job: Job) -> int:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # it prints each log as a Python dict; progress lines say it
-    _widen(trainer.model)
+    widen(trainer.model)
+    _deterministic_backward(trainer)
     checkpoint = newest_checkpoint(job)
     state = {} if checkpoint is None else _state(checkpoint)
     if trainer.is_world_process_zero():
-        for name in ("metrics.jsonl", "completions.jsonl"):
+        for name in ("metrics.jsonl", "completions.jsonl", "rewards.jsonl"):
             keep_until(job.aside / name, int(state.get("global_step", 0)))
     if checkpoint is not None:
         job.say(f"resuming after step {state['global_step']} of {state['max_steps']}")
     if checkpoint is not None and state["global_step"] >= state["max_steps"]:
-        _take_weights(trainer.model, checkpoint)
+        restore_adapter(trainer.model, checkpoint)
         return int(state["global_step"])
     if not terminating.is_set():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -137,17 +143,37 @@ def train(trainer: Any, job: Job) -> int:
     return int(trainer.state.global_step)
 
 
-def _widen(model: Any) -> None:
-    """LoRA matrices in float32. On a 4-bit base TRL makes them bfloat16, whose gradients no float16 scaler can take (T4)."""
+def widen(model: Any) -> None:
+    """LoRA matrices in float32. On a 4-bit base TRL makes them bfloat16, whose gradients no float16 scaler can take (T4).
+
+    The numbers that TRL has rounded stay rounded: who needs them exact puts them back (`modeling.restore_adapter`).
+    """
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
-def _take_weights(model: Any, checkpoint: Path) -> None:
-    from peft import set_peft_model_state_dict
+def _deterministic_backward(trainer: Any) -> None:
+    """Strict determinism in the backward pass, where `modeling.prepare` has asked for any.
 
-    set_peft_model_state_dict(model, read_adapter(checkpoint), adapter_name="default")
+    Under its warn_only, flash and memory-efficient attention keep adding up gradients in no fixed order; only strict mode
+    switches their kernels (torch, aten/src/ATen/native/transformers/cuda/attention_backward.cu). It is strict in the backward pass
+    alone, because sampling with top_p < 1 has an operation (cumsum of floats) that strict mode refuses.
+    """
+    import torch
+
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    backward = trainer.accelerator.backward
+
+    def strict(loss: Any, **options: Any) -> None:
+        torch.use_deterministic_algorithms(True)
+        try:
+            backward(loss, **options)
+        finally:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+
+    trainer.accelerator.backward = strict
 
 
 def newest_checkpoint(job: Job) -> Path | None:
@@ -173,7 +199,8 @@ def _flaw(checkpoint: Path) -> str | None:
         models.read_header(checkpoint / ADAPTER_WEIGHTS)
         json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         rng = sorted(checkpoint.glob("rng_state*.pth"))
-        for file in (checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *rng):
+        scaler = checkpoint.glob("scaler.pt")  # float16 alone has one
+        for file in (checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *scaler, *rng):
             with zipfile.ZipFile(file) as archive:
                 if (bad := archive.testzip()) is not None:
                     return f"{file.name}: {bad} does not match its checksum"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prefect import State, Task, get_run_logger, runtime
+from prefect import State, Task, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import TaskRun
@@ -21,7 +21,7 @@ from prefect.states import Completed, Failed
 from gwen25 import stage
 from gwen25.artifacts import Artifact, Store
 from gwen25.config import Config
-from gwen25.errors import BadInput, StageFailed
+from gwen25.errors import BadInput, StageFailed, Unavailable
 from gwen25.resolve import Resolved
 from tasks import ui
 
@@ -30,9 +30,9 @@ SLOT_LEASE_SECONDS = 60  # a holder that dies frees the GPU's slot after this; P
 
 
 def transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what another attempt may mend: `StageFailed.retry` knows."""
+    """Retry what another attempt may mend: a service that was away, or what `StageFailed.retry` says."""
     failure = state.result(raise_on_failure=False)
-    return isinstance(failure, StageFailed) and failure.retry
+    return isinstance(failure, Unavailable) or (isinstance(failure, StageFailed) and failure.retry)
 
 
 OPTIONS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retry_condition_fn": transient}
@@ -65,12 +65,10 @@ def _run(name: str, config: Config, inputs: dict[str, Artifact], refresh: bool, 
     logger = get_run_logger()
     store = Store.default()
     plan = stage.plan_stage(name, config, inputs, logger.warning, extra)
-    if refresh and runtime.task_run.run_count in (None, 1) and store.find(name, plan.key, logger.warning):
-        store.set_aside(name, plan.key)
-    if (hit := stage.find(plan, store, logger.warning)) is not None:
+    if not refresh and (hit := stage.find(plan, store, logger.warning)) is not None:
         return Completed(name="Cached", message=f"{name}:{plan.key[:8]} from the store", data=hit)
     with _gpu_slot(plan), ui.Progress(name) as progress:
-        artifact = stage.launch(plan, store, logger.info, progress.update)
+        artifact = stage.launch(plan, store, logger.info, progress.update, refresh=refresh)
     ui.publish(artifact)
     return artifact
 
@@ -78,12 +76,12 @@ def _run(name: str, config: Config, inputs: dict[str, Artifact], refresh: bool, 
 @contextmanager
 def _gpu_slot(plan: stage.Plan) -> Iterator[None]:
     """One stage at a time on the GPU, round the child only: a hit never waits, nor does a stage on the CPU."""
-    if not plan.stage.gpu or plan.runtime.device != "cuda":
+    if not plan.stage.gpu or plan.volatile or plan.runtime.device != "cuda":  # volatile: the model runs on a server
         yield
         return
     _ensure_slot()
-    # strict: a missing limit would let two trainings on one GPU
-    with concurrency(GPU_SLOT, occupy=1, strict=True, lease_duration=SLOT_LEASE_SECONDS):
+    # strict: a missing limit would let two trainings on one GPU; but a server that restarts must not end the one that runs
+    with concurrency(GPU_SLOT, occupy=1, strict=True, lease_duration=SLOT_LEASE_SECONDS, raise_on_lease_renewal_failure=False):
         yield
 
 

@@ -82,6 +82,14 @@ def publish(artifact: Artifact) -> None:
         get_run_logger().warning("no page for %s: %s", artifact.stage, error)
 
 
+def summary(table: str) -> None:
+    """The run's page: nodes, artifacts and evaluation."""
+    try:
+        create_markdown_artifact(table, key="finetune-summary", description="nodes, artifacts and evaluation")
+    except Exception as error:  # everything is made by now
+        get_run_logger().warning("no summary page: %s", error)
+
+
 def page(artifact: Artifact) -> str:
     """The Markdown of an artifact's page."""
     manifest = Manifest.read(artifact.path)

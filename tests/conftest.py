@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gwen25 import stage
+
 REPOSITORY = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, as it is imported
 
@@ -27,6 +29,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GWEN25_HOME", str(tmp_path_factory.getbasetemp() / "gwen25-home"))
+    stage.allow()
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +49,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-qwen2")
     tiny.build(folder)
     return folder
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Puts back what a test does to torch's determinism."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    torch.backends.cudnn.benchmark = benchmark
 
 
 @pytest.fixture(scope="session")

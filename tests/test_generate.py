@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ def test_a_batch_of_one_equals_a_batch_of_four(tiny_model: Path) -> None:
     alone, together = (answers(tiny(tiny_model, size), PROMPTS, sampling) for size in (1, 4))
     assert alone == together
     assert len({samples[0].text for samples in alone}) > 1  # or the comparison would say nothing
+
+
+def test_a_pad_whose_id_is_zero_is_taken(tiny_model: Path) -> None:
+    zero = tiny(tiny_model, 4)._tokenizer.convert_ids_to_tokens(0)
+    model = Transformers(tiny_model, replace(FORMAT, pad=zero), dtype="float32", device="cpu", batch_size=4)
+    assert model._pad == 0
+    assert answers(model, PROMPTS, Sampling(max_tokens=8)) == answers(tiny(tiny_model, 4), PROMPTS, Sampling(max_tokens=8))
 
 
 def test_greedy_is_argmax_without_padding_or_cache(tiny_model: Path) -> None:

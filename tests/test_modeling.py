@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from gwen25 import modeling, models
 from gwen25.chat import FORMATS
 from gwen25.errors import BadInput, Unavailable
+from gwen25.job import Job
 from gwen25.samples import tiny
 from tests.pipelines import training_jobs as jobs
 
@@ -176,3 +178,52 @@ def test_cuda_is_asked_for_by_name(tmp_path: Path) -> None:
     made = jobs.job("merge", tmp_path / "work", jobs.config().merge, tmp_path, {})
     with pytest.raises(BadInput, match=r"runtime.device=cuda, but torch finds no GPU"):
         modeling.prepare(replace(made, runtime=made.runtime.model_copy(update={"device": "cuda"})))
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: None) -> Callable[..., Job]:
+    """A machine that seems to have a GPU of some compute capability; jobs for it, by stage and dtype."""
+    import torch
+
+    def job(stage: str, dtype: str, capability: tuple[int, int]) -> Job:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda rank: None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda rank: capability)
+        section = getattr(jobs.config(**{f"{stage}__dtype": dtype}), stage)
+        made = jobs.job(stage, tmp_path / "work", section, tmp_path, {})
+        return replace(made, runtime=made.runtime.model_copy(update={"device": "cuda"}))
+
+    return job
+
+
+def test_on_cuda_torch_is_deterministic_where_it_can_be(gpu: Callable[..., Job]) -> None:
+    import torch
+
+    torch.backends.cudnn.benchmark = True
+    assert modeling.prepare(gpu("sft", "bfloat16", (8, 0))) == "cuda:0"
+    assert torch.is_deterministic_algorithms_warn_only_enabled() and not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo", "merge"])
+def test_bfloat16_needs_ampere(gpu: Callable[..., Job], stage: str) -> None:
+    with pytest.raises(BadInput, match=rf"{stage}.dtype=bfloat16, but .* 7\.5\) .* evaluate.dtype to float16, and sft.load_in_4bit=true"):
+        modeling.prepare(gpu(stage, "bfloat16", (7, 5)))
+    for dtype in ("float16", "float32"):
+        assert modeling.prepare(gpu(stage, dtype, (7, 5))) == "cuda:0"
+
+
+def test_an_adapter_that_does_not_take_its_numbers_is_an_error(tmp_path: Path, tiny_model: Path) -> None:
+    import torch
+
+    made = jobs.trained_adapter(tmp_path / "adapter", tiny_model)
+    base = modeling.load_base(tiny_model, modeling.load_tokenizer(tiny_model, FORMAT), FORMAT, dtype="float32")
+    model = modeling.load_adapter(base, made.payload, trainable=True)
+    lora = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        lora[0].add_(1)
+    modeling.restore_adapter(model, made.payload)
+    assert modeling.adapter_state(model).popitem()[1].dtype == torch.float32
+    for parameter in lora:
+        parameter.data = parameter.data.bfloat16()
+    with pytest.raises(RuntimeError, match="'default' does not hold the numbers"):
+        modeling.restore_adapter(model, made.payload)

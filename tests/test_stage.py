@@ -7,16 +7,17 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gwen25 import stage
+from gwen25 import job, stage
 from gwen25.artifacts import Artifact, Manifest, Store
 from gwen25.config import load_config
-from gwen25.errors import StageFailed
-from gwen25.resolve import Resolved
+from gwen25.errors import BadInput, StageFailed
+from gwen25.resolve import Resolved, file_digest
 from gwen25.stage import Plan, plan_stage
 
 SCRIPTED = str(Path(__file__).with_name("scripted_stage.py"))
@@ -220,3 +221,134 @@ def test_a_hit_made_by_another_major_version_warns(store: Store, monkeypatch: py
     monkeypatch.setattr(stage, "_version", lambda _: "999.0")
     assert stage.find(work, store, warnings.append) is not None
     assert any("was made with torch" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("inherited", "runtime", "seen"),
+    [
+        (None, {}, "0"),
+        ("", {}, ""),
+        ("3", {}, "3"),
+        ("GPU-8f2a,GPU-77c1", {}, "GPU-8f2a"),
+        ("2,3", {"cuda_visible_devices": "1,0"}, "1,0"),
+        ("2,3", {"launcher": {"sft": ["torchrun", "--nproc-per-node=2"]}}, "2,3"),
+        ("2,3", {"launcher": {"grpo": ["torchrun", "--nproc-per-node=2"]}}, "2"),
+        (None, {"launcher": {"sft": ["torchrun", "--nproc-per-node=2"]}}, None),
+        ("2,3", {"device": "cpu"}, ""),
+    ],
+)
+def test_a_stage_without_a_launcher_sees_one_gpu(
+    monkeypatch: pytest.MonkeyPatch, inherited: str | None, runtime: dict[str, Any], seen: str | None
+) -> None:
+    """Two would make transformers take nn.DataParallel, which TRL refuses."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if inherited is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
+    config = load_config("smoke", overrides={"runtime.device": "cuda", **{f"runtime.{name}": value for name, value in runtime.items()}})
+    section = config.sft.model_dump(mode="json")
+    made = Plan(stage.STAGES["sft"], "a" * 32, section, stage.keyed_section(section), Resolved(), {}, config.runtime)
+    assert stage._environment(made).get("CUDA_VISIBLE_DEVICES") == seen
+
+
+# --- what must not be lost, and what must not be kept ----------------------------------------------------------------
+
+
+def test_work_that_is_done_is_published_whatever_ends_the_interpreter(store: Store) -> None:
+    """A crash of a CUDA library at exit, after hours of training, costs nothing."""
+    script = "import atexit, os; atexit.register(os._exit, 139)"
+    made = stage.launch(plan(script, key="0c" * 16), store, lambda _: None)
+    assert Manifest.read(made.path).provenance["attempts"] == 1
+
+
+def test_work_that_is_done_but_was_not_published_is_not_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = plan("open(job.aside / 'count', 'a').write('x')", key="0d" * 16)
+    with monkeypatch.context() as full, pytest.raises(OSError, match="no space"):
+        full.setattr(Store, "publish", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+        stage.launch(work, store, lambda _: None)
+    made = stage.launch(work, store, lambda _: None)
+    assert (made.path / "aside" / "count").read_text() == "x"
+
+
+def test_a_trainers_checkpoints_go_once_the_artifact_is_whole(store: Store) -> None:
+    made = stage.launch(plan("(job.aside / 'checkpoints' / 'checkpoint-1').mkdir(parents=True)", key="0e" * 16), store, lambda _: None)
+    assert not (made.path / "aside" / "checkpoints").exists()
+
+
+def test_leftovers_of_a_killed_attempt_are_not_published(store: Store) -> None:
+    script = "import os\nif attempt == 1: (job.payload / '.half').touch(); os.kill(os.getpid(), 9)"
+    made, _ = stage.obtain(plan(script, key="0f" * 16), store, lambda _: None)
+    assert set(Manifest.read(made.path).files) == {"out.txt"}
+
+
+def test_a_metric_that_is_no_number_is_unmeasured_and_costs_nothing(store: Store) -> None:
+    made = stage.launch(plan("result = Result({}, {'loss': float('nan'), 'kl': 0.5})", key="10" * 16), store, lambda _: None)
+    assert Manifest.read(made.path).metrics == {"loss": None, "kl": 0.5}
+
+
+@pytest.mark.parametrize("line", ["@progress {garbled", "@progress []", "@progress {}warning: x"])
+def test_a_broken_progress_line_is_only_a_line(store: Store, line: str) -> None:
+    lines, progress = list[str](), list[dict[str, Any]]()
+    stage.launch(plan(f"print({line!r})", key=os.urandom(16).hex()), store, lines.append, progress.append)
+    assert line in lines and not progress
+
+
+def test_an_error_message_holds_no_secret(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "sk-very-secret-value")
+    work = plan("import os; raise RuntimeError('GET /?key=' + os.environ['GEMINI_API_KEY'])", key="11" * 16)
+    with pytest.raises(StageFailed) as caught:
+        stage.launch(work, store, lambda _: None)
+    kept = [path.read_text() for path in store.work("dataset", "11" * 16).rglob("*") if path.is_file()]
+    assert "sk-very" not in str(caught.value) and not any("sk-very" in text for text in [*kept, *caught.value.tail])
+
+
+@pytest.mark.parametrize(
+    "message", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling", "[Errno 12] Cannot allocate memory"]
+)
+def test_memory_is_known_by_every_librarys_words(message: str) -> None:
+    assert job.cause_of(RuntimeError(message)) == "out_of_memory"
+    assert job.cause_of(ValueError(message)) == "crashed"
+
+
+def test_nothing_starts_after_stop_all_until_it_is_allowed(store: Store) -> None:
+    stage.stop_all()
+    with pytest.raises(StageFailed, match="being stopped"):
+        stage.launch(plan(key="12" * 16), store, lambda _: None)
+    stage.allow()
+    stage.launch(plan(key="12" * 16), store, lambda _: None)
+
+
+def test_a_refresh_keeps_the_old_artifact_until_the_new_one_is_whole(store: Store) -> None:
+    old, _ = stage.obtain(plan(key="13" * 16), store, lambda _: None)
+    with pytest.raises(StageFailed):
+        stage.obtain(plan("raise BadInput('no')", key="13" * 16), store, lambda _: None, refresh=True)
+    assert store.find("dataset", "13" * 16, lambda _: None) == old
+    before = Manifest.read(old.path).made
+    (store.work("dataset", "13" * 16) / "attempts.json").unlink()
+    new, cached = stage.obtain(plan("(job.payload / 'more').touch()", key="13" * 16), store, lambda _: None, refresh=True)
+    assert not cached and new.digest != old.digest and Manifest.read(new.path).made >= before
+
+
+def test_a_local_input_that_changes_under_the_work_is_refused(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}\n")
+    resolved = Resolved({"data": {"digest": file_digest(file)}}, {"data": str(file)})
+    work = replace(plan(f"open({str(file)!r}, 'a').write('x')", key="14" * 16), resolved=resolved)
+    with pytest.raises(BadInput, match=r"rows\.jsonl changed while dataset ran"):
+        stage.launch(work, store, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("stage_name", "overrides", "same"),
+    [
+        ("grpo", {"grpo.per_device_train_batch_size": 4, "grpo.gradient_accumulation_steps": 2}, True),
+        ("grpo", {"grpo.gradient_checkpointing": True}, True),
+        ("grpo", {"grpo.judge.model": "another"}, True),  # no judge will run: there is no key
+        ("grpo", {"runtime.device": "cuda"}, False),
+        ("evaluate", {"runtime.device": "cuda"}, False),
+        ("evaluate", {"evaluate.base_url": "http://127.0.0.1:1/v1"}, True),  # of another backend
+        ("sft", {"sft.auto_hparams": True}, False),
+    ],
+)
+def test_what_the_key_holds_and_what_it_does_not(stage_name: str, overrides: dict[str, Any], same: bool) -> None:
+    plain = plan_stage(stage_name, load_config("smoke"), {}, lambda _: None).key
+    assert (plan_stage(stage_name, load_config("smoke", overrides=overrides), {}, lambda _: None).key == plain) is same

@@ -84,6 +84,17 @@ def test_a_half_written_checkpoint_is_deleted_and_the_one_before_taken(job: Job,
     assert "warning: checkpoint-2 is not whole" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("harm", ["empty", "cut"])
+def test_a_half_written_scaler_is_found_where_there_is_one(job: Job, harm: str) -> None:
+    import torch
+
+    scaler = _checkpoint(job, 1) / "scaler.pt"
+    torch.save({"scale": torch.ones(1000)}, scaler)
+    assert training.newest_checkpoint(job) is not None
+    scaler.write_bytes(b"" if harm == "empty" else scaler.read_bytes()[:1000])
+    assert training.newest_checkpoint(job) is None
+
+
 def test_a_flipped_bit_in_the_optimizer_is_found(job: Job) -> None:
     bad = _checkpoint(job, 1) / "optimizer.pt"
     content = bytearray(bad.read_bytes())
@@ -92,6 +103,32 @@ def test_a_flipped_bit_in_the_optimizer_is_found(job: Job) -> None:
     content[entry.header_offset + 4000] ^= 1
     bad.write_bytes(bytes(content))
     assert training.newest_checkpoint(job) is None
+
+
+def test_the_backward_pass_is_strict_where_determinism_was_asked_for(deterministic: None) -> None:
+    """Only strict mode makes the gradients of fused attention deterministic; sampling must not be strict."""
+    import torch
+
+    class Accelerator:
+        def backward(self, loss: str, scale: int = 1) -> None:
+            seen.append((loss, scale, torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()))
+            if loss == "bad":
+                raise torch.OutOfMemoryError
+
+    class Trainer:
+        accelerator = Accelerator()
+
+    seen: list[tuple[str, int, bool, bool]] = []
+    torch.use_deterministic_algorithms(False)
+    training._deterministic_backward(Trainer)
+    Trainer.accelerator.backward("free")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    training._deterministic_backward(Trainer)
+    Trainer.accelerator.backward("good", scale=2)
+    with pytest.raises(torch.OutOfMemoryError):
+        Trainer.accelerator.backward("bad")
+    assert seen == [("free", 1, False, False), ("good", 2, True, False), ("bad", 1, True, False)]
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def test_logs_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:

@@ -26,17 +26,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from gwen25.chat import FORMATS, ChatFormat
-from gwen25.data import Problem, TestCase, read_jsonl
+from gwen25.data import Problem, TestCase, read_jsonl, storable
 from gwen25.errors import BadInput, SandboxUnavailable, Unavailable
-from gwen25.sandbox import Limits, Verdict, grade_many
+from gwen25.sandbox import grade_surely
 
 REPO: Final = "livecodebench/code_generation_lite"
 MAX_TESTS_BYTES: Final = 1 << 30  # of one problem, unpacked; a bomb of 1 MB unpacks to as much
-NO_CODE: Final = "no_code"  # the statuses that the sandbox does not know: a completion without a program,
-STALLED: Final = "stalled"  # and a program that waits for what never comes
-LIMITS: Final = Limits(cpu_seconds=6, wall_seconds=20)  # of one test; 6 s is the official evaluator's, which counts wall time
-PATIENT: Final = replace(LIMITS, wall_seconds=60)  # for the second try
-MAX_LOAD: Final = 8  # runnable processes a CPU: below it a program that wants its 6 s of CPU has them within 60 s
+NO_CODE: Final = "no_code"  # the status that the sandbox does not know: a completion without a program
 
 _Kind = TypeVar("_Kind", list[Any], dict[str, Any])
 
@@ -123,7 +119,7 @@ def _first_line(error: Exception) -> str:
 
 def _name(row: Mapping[str, Any]) -> str:
     name = row.get("question_id")
-    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip() or not _storable(str(name)):
+    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip() or not storable(str(name)):
         raise BadInput(
             "no question_id: a row of LiveCodeBench's schema is expected (question_id, question_content, public_test_cases, ...)"
         )
@@ -163,17 +159,9 @@ def _text(row: Mapping[str, Any], field: str, default: str | None = None) -> str
         return default
     if not isinstance(value, str):
         raise BadInput(f"{field} is {'missing' if value is None else 'not text'}")
-    if not _storable(value):
+    if not storable(value):
         raise BadInput(f"{field} holds half a character (a lone surrogate)")
     return value
-
-
-def _storable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _date(text: str) -> str:
@@ -194,7 +182,7 @@ def _tests(field: str, value: Any) -> list[TestCase]:
     cases = []
     for number, case in enumerate(_json(field, value, list), 1):
         texts = [case.get("input"), case.get("output")] if isinstance(case, dict) else [None]
-        if not all(isinstance(text, str) and _storable(text) for text in texts):
+        if not all(isinstance(text, str) and storable(text) for text in texts):
             raise BadInput(f"{field}, test {number}: an object with the texts input and output is expected")
         kind = case.get("testtype")
         if kind not in ("stdin", "functional"):
@@ -298,42 +286,30 @@ def judge_many(pairs: list[tuple[dict[str, Any], list[str]]]) -> list[list[bool]
 
 
 def statuses(
-    pairs: Sequence[tuple[Problem, Sequence[str]]], *, workers: int, chat_format: ChatFormat = FORMATS["chatml-think"]
+    pairs: Sequence[tuple[Problem, Sequence[str]]],
+    *,
+    workers: int,
+    chat_format: ChatFormat = FORMATS["chatml-think"],
+    truncated: Sequence[Sequence[bool]] | None = None,
 ) -> list[list[str]]:
-    """The verdict on each completion of each problem: `passed`, or why it failed: NO_CODE, STALLED, or the sandbox's word.
+    """The verdict on each completion of each problem: `passed`, or why it failed: NO_CODE, or `sandbox.grade_surely`'s word.
 
-    The program is what `ChatFormat.parse` finds in the completion. Equal programs for one problem are run once.
+    The program is what `ChatFormat.program` finds. One in an answer that never closed its reasoning counts too, if the model
+    ended that answer itself: a base model may not know `</think>`. In an answer that `truncated` (shaped as the completions;
+    None: none of them) says was cut off, it is a draft, and no program. Equal programs for one problem are run once.
 
-    The sandbox says `unknown` where wall time ran out before CPU time, or something outside killed the program. That is no wrong
-    answer: it is tried once more, with more patience and no more programs than CPUs. A program that again waits to the end, on a
-    machine that had CPU time to give, is STALLED, which is a failure. Anything else raises SandboxUnavailable.
+    Raises SandboxUnavailable where a verdict stays unknown even for `sandbox.grade_surely`.
     """
-    programs = [[chat_format.parse(text).code for text in completions] for _, completions in pairs]
-    wanted = list(dict.fromkeys((at, code) for at, codes in enumerate(programs) for code in codes if code is not None and code.strip()))
-    found: dict[tuple[int, str], str] = {job: verdict.status for job, verdict in _grade(wanted, pairs, LIMITS, workers)}
-    unknown = [job for job, status in found.items() if status == "unknown"]
-    for job, verdict in _grade(unknown, pairs, PATIENT, min(workers, os.cpu_count() or 1)):
-        found[job] = _settled(verdict, pairs[job[0]][0].id) if verdict.status == "unknown" else verdict.status
-    return [[found.get((at, code or ""), NO_CODE) for code in codes] for at, codes in enumerate(programs)]
-
-
-def _settled(verdict: Verdict, question: str) -> str:
-    """What an unknown verdict of the second try means."""
-    load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    if verdict.wall_seconds < PATIENT.wall_seconds:
-        raise SandboxUnavailable(
-            f"question {question}: a program was twice killed from outside, by want of memory perhaps; start it again to go on"
-        )
-    if load > MAX_LOAD:
-        raise SandboxUnavailable(f"question {question}: this machine is too busy to judge (load {load:.0f} a CPU); start it again to go on")
-    return STALLED
-
-
-def _grade(
-    jobs: Sequence[tuple[int, str]], pairs: Sequence[tuple[Problem, Sequence[str]]], limits: Limits, workers: int
-) -> list[tuple[tuple[int, str], Verdict]]:
-    if not jobs:
-        return []
-    problems = [pairs[at][0] for at, _ in jobs]
-    asked = [(code, problem.tests, problem.func_name) for (_, code), problem in zip(jobs, problems, strict=True)]
-    return list(zip(jobs, grade_many(asked, limits, workers=workers), strict=True))
+    cut = truncated if truncated is not None else [[False] * len(completions) for _, completions in pairs]
+    programs = [
+        [chat_format.program(text, unclosed=not was_cut) for text, was_cut in zip(completions, of_problem, strict=True)]
+        for (_, completions), of_problem in zip(pairs, cut, strict=True)
+    ]
+    wanted = list(dict.fromkeys((at, code) for at, codes in enumerate(programs) for code in codes if code is not None))
+    settled = grade_surely([(code, pairs[at][0].tests, pairs[at][0].func_name) for at, code in wanted], workers=workers)
+    found: dict[tuple[int, str], str] = {}
+    for (at, code), verdict in zip(wanted, settled, strict=True):
+        if verdict.status == "unknown":
+            raise SandboxUnavailable(f"question {pairs[at][0].id}: {verdict.doubt}; start it again to go on")
+        found[at, code] = verdict.status
+    return [[NO_CODE if code is None else found[at, code] for code in codes] for at, codes in enumerate(programs)]

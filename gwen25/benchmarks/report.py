@@ -42,6 +42,7 @@ def table(reports: Mapping[str, Report]) -> str:
     lines.append("| samples each (n) | " + " | ".join(str(report["n"]) for report in reports.values()) + " |")
     lines.append("| truncated answers | " + " | ".join(_share(report, "truncated") for report in reports.values()) + " |")
     lines.append("| answers without code | " + " | ".join(_share(report, "no_code") for report in reports.values()) + " |")
+    lines.append("| programs from unclosed reasoning | " + " | ".join(map(_drafts, reports.values())) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -63,6 +64,10 @@ def _counts(report: Report) -> str:
     counts = dict(report["problems"])
     total = counts.pop("all")
     return f"{total} ({', '.join(f'{_cell(name)} {count}' for name, count in counts.items())})"
+
+
+def _drafts(report: Report) -> str:
+    return f"{_share(report, 'from_draft')}, {report['from_draft_passed']} passed"
 
 
 def _share(report: Report, name: str) -> str:

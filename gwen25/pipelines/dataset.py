@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gwen25 import chat
 from gwen25.config import DatasetConfig
-from gwen25.data import Message, Problem, read_jsonl
+from gwen25.data import Message, Problem, read_jsonl, storable
 from gwen25.errors import BadInput, Unavailable, unknown
 from gwen25.job import Job, Result, main
 from gwen25.mining import accepts_several_outputs, mine_examples
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 # why a row is dropped, in the order in which it is asked, and what to do where a reason takes every row
 REASONS: Final[dict[str, str]] = {
     "not_sampled": "raise dataset.max_samples",
+    "not_text": "take lone surrogates (half a character, written \\udXXX in JSON) out of the text",
     "no_statement": "take a configuration whose `input` holds the statement: split_0 does, split_1 does not",
     "no_output": "take rows whose `output` is a reasoning trace",
     "special_token": "take the model's special tokens out of the text",
@@ -58,6 +59,7 @@ REASONS: Final[dict[str, str]] = {
     "fails_examples": "the programs fail the examples of their statements; dataset.verify_solutions=false keeps them",
 }
 COLUMNS: Final = ("id", "input", "output")  # the ones needed; source, license, difficulty, starter_code, func_name are read where they are
+TEXTS: Final = (*COLUMNS, "source", "license", "difficulty", "starter_code", "func_name")
 CHUNK: Final = 64  # rows in memory at once; the longest make some 30 MB of text and ids
 SHUFFLE_BUFFER: Final = 1000  # rows over which the hub's stream is shuffled, some 25 MB
 
@@ -264,6 +266,8 @@ class Filters:
     def _read(self, columns: Mapping[str, Any]) -> Row | str:
         """The parts of a row, or the reason why it has none."""
         statement, output = columns["input"], columns["output"]
+        if not all(storable(text) for name in TEXTS if isinstance(text := columns.get(name), str)):
+            return "not_text"
         if statement is None or statement.strip() in ("", "-"):
             return "no_statement"
         if output is None or not output.strip():

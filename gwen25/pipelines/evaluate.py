@@ -46,7 +46,7 @@ def run(job: Job) -> Result:
     _write(job, problems, answers, verdicts, summary)
     scored = {(name, k): value for name, by_k in summary["scores"].items() for k, value in by_k.items() if value is not None}
     metrics = {f"pass@{k}" if name == "all" else f"pass@{k}/{name}": value["value"] for (name, k), value in scored.items()}
-    shares = {name: summary[name] / summary["samples"] for name in ("truncated", "no_code")}
+    shares = {name: summary[name] / summary["samples"] for name in ("truncated", "no_code", "from_draft")}
     kept = (
         "benchmark",
         "model",
@@ -206,7 +206,8 @@ def _judge(
     left = (problem for problem in livecodebench.read(files) if problem.id in answers and problem.id not in journal.rows)
     for chunk in _chunks(left, JUDGED_AT_ONCE):
         pairs = [(problem, [sample.text for sample in answers[problem.id]]) for problem in chunk]
-        graded = livecodebench.statuses(pairs, workers=job.runtime.sandbox_workers, chat_format=chat_format)
+        cut = [[sample.truncated for sample in answers[problem.id]] for problem in chunk]
+        graded = livecodebench.statuses(pairs, workers=job.runtime.sandbox_workers, chat_format=chat_format, truncated=cut)
         journal.add(
             [
                 {"question_id": problem.id, "answers": digests[problem.id], "statuses": found}
@@ -245,6 +246,12 @@ def _report(
         for problem in problems
     ]
     counts = Counter(status for problem in problems for status in verdicts[problem.id])
+    drafts = [
+        status
+        for problem in problems
+        for sample, status in zip(answers[problem.id], verdicts[problem.id], strict=True)
+        if status != livecodebench.NO_CODE and chat_format.program(sample.text) is None
+    ]
     scores = report.score(rows)
     dates = sorted(problem.date for problem in problems if problem.date)
     pinned = job.externals["problems"]
@@ -272,6 +279,8 @@ def _report(
         "samples": config.n * len(rows),
         "truncated": sum(sample.truncated for problem in problems for sample in answers[problem.id]),
         "no_code": counts[livecodebench.NO_CODE],
+        "from_draft": len(drafts),
+        "from_draft_passed": drafts.count("passed"),
         "verdicts": dict(sorted(counts.items())),
         "scores": scores,
         "rows": rows,

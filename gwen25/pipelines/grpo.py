@@ -8,7 +8,7 @@ that the KL holds on to. Prompts are rendered here as text, so no template of TR
 format's stop tokens.
 
     payload/   a PEFT adapter directory with its tokenizer, laid out as SFT's
-    aside/     metrics.jsonl, completions.jsonl (samples with their rewards), curves.png, judge/
+    aside/     metrics.jsonl, completions.jsonl (samples with their rewards), rewards.jsonl (counts by step), curves.png, judge/
 
 How this differs from TRL's defaults: the order of the prompts is fixed for the whole run (TRL's own sampler forgets its
 place when a run is resumed after the first epoch), and no prompt is left out because it fills no whole batch.
@@ -19,8 +19,10 @@ A smaller micro-batch saves memory in training, not in sampling: a step's comple
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -31,7 +33,7 @@ from gwen25 import modeling, models, plots, training
 from gwen25.chat import ChatFormat
 from gwen25.config import GrpoConfig
 from gwen25.data import read_jsonl
-from gwen25.errors import BadInput
+from gwen25.errors import BadInput, Unavailable
 from gwen25.job import Job, Result, main
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from gwen25.rewards.panel import Panel
 
 SAMPLED_EVERY: Final = 5  # optimizer steps between samples in completions.jsonl
-CURVES: Final = ("reward", "frac_reward_zero_std", "kl", "entropy", "completions/clipped_ratio", "completions/mean_length")
+CURVES: Final = ("reward", "frac_groups_compared", "kl", "entropy", "completions/clipped_ratio", "completions/mean_length")
 # Result.metrics by TRL's names, as means over the last logs
 SUMMARY: Final = {
     "reward": "reward",
@@ -49,16 +51,20 @@ SUMMARY: Final = {
     "entropy": "entropy",
     "clipped_ratio": "completions/clipped_ratio",
     "completion_length": "completions/mean_length",
-    "frac_reward_zero_std": "frac_reward_zero_std",
+    "frac_groups_compared": "frac_groups_compared",  # the panel's: TRL takes a group of one known reward for one with a spread
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The rows to train on, and how many were left out because nothing could tell a right answer to them."""
+    """The rows to train on, and how many were left out because nothing could tell a right answer to them.
+
+    `constant_tests`: rows whose tests all expect one output; a program that prints it would pass, so they count as having none.
+    """
 
     rows: list[dict[str, Any]]
     untestable: int
+    constant_tests: int
 
 
 def run(job: Job) -> Result:
@@ -68,19 +74,27 @@ def run(job: Job) -> Result:
     format = _format(job)
     directory = modeling.base_dir(job)
     tokenizer = modeling.load_tokenizer(directory, format)
-    panel = make_panel(job, format)
+    panel = make_panel(job, format, {*modeling.stop_ids(tokenizer, format), int(tokenizer.pad_token_id)})
     prompts = read_prompts(job.inputs["dataset"].payload / "grpo.jsonl", format, judged="judge" in panel.names, config=config)
-    job.say(f"{len(prompts.rows)} prompts; {prompts.untestable} left out, which have neither tests nor a judge")
+    job.say(
+        f"{len(prompts.rows)} prompts; {prompts.untestable} left out, which have neither tests nor a judge; the tests of "
+        f"{prompts.constant_tests} rows are not used, since all expect one output"
+    )
     _check_lengths(prompts.rows, tokenizer, config, models.inspect(directory).context)
 
     start = job.inputs["sft"].payload
     trainer = make_trainer(job, directory, tokenizer, format, prompts.rows, panel, device)
     job.say(f"rewards: {', '.join(panel.names)}; {modeling.require_trainable(trainer.model)} trained parameters")
     steps = training.train(trainer, job)
-    panel.check(last=True)
+    try:
+        panel.check(last=True)
+    except Unavailable:
+        if trainer.is_world_process_zero():  # trained to its end without rewards: the next attempt begins anew
+            shutil.rmtree(training.checkpoints(job), ignore_errors=True)
+        raise
 
     moved = distance(modeling.adapter_state(trainer.model), modeling.read_adapter(start))
-    _warn_of_nothing(job, moved)
+    _warn_of_nothing(job, panel, moved)
     if trainer.is_world_process_zero():
         modeling.save_adapter(trainer.model, job.payload, job.externals["base_model"])
         modeling.save_tokenizer(tokenizer, job.payload)
@@ -102,8 +116,8 @@ def _format(job: Job) -> ChatFormat:
     return modeling.chat_format(facts, "the SFT adapter")
 
 
-def make_panel(job: Job, format: ChatFormat) -> Panel:
-    """The rewards that the key names. Raises BadInput where this process has other ones, such as a judge's key that is gone."""
+def make_panel(job: Job, format: ChatFormat, ends: set[int]) -> Panel:
+    """The rewards that the key names; `ends` are the ids that a whole completion may end in. Raises BadInput where this process has other ones, such as a judge's key that is gone."""
     from gwen25.rewards import active
     from gwen25.rewards.judge import Judge
     from gwen25.rewards.panel import Panel
@@ -112,20 +126,23 @@ def make_panel(job: Job, format: ChatFormat) -> Panel:
     if names != keyed:
         raise BadInput(f"the run was planned with the rewards {', '.join(keyed)}, and now there are {', '.join(names)}; start it again")
     judge = Judge(job.config.judge, job.aside / "judge") if "judge" in names else None
-    return Panel(job.config, format, judge, job.runtime.sandbox_workers)
+    return Panel(job.config, format, judge, job.runtime.sandbox_workers, ends, job.aside / "rewards.jsonl")
 
 
 def read_prompts(file: Path, format: ChatFormat, *, judged: bool, config: GrpoConfig) -> Prompts:
-    """The rows of a data set's GRPO file, rendered. Rows without tests are left out where no judge is there to score them.
+    """The rows of a data set's GRPO file, rendered. Rows without tests, or whose tests a constant passes, are left out where
+    no judge is there to score them.
 
     Raises BadInput, naming the line, for a row without messages, and where no row is left.
     """
-    rows, untestable = [], 0
+    rows, untestable, constant = [], 0, 0
     for number, row in read_jsonl(file):
         try:
             messages, tests = row["messages"], row["tests"] if "execution" in config.rewards else []
             prompt = format.render(messages)
-        except (KeyError, TypeError) as error:
+            if tests and len({test["output"].strip() for test in tests}) == 1:
+                tests, constant = [], constant + 1
+        except (AttributeError, KeyError, TypeError) as error:
             raise BadInput(f"{file}, line {number} (row {row.get('id')}): messages and tests are expected ({error!r})") from error
         if not tests and not judged and not config.allow_format_only:
             untestable += 1
@@ -142,10 +159,10 @@ def read_prompts(file: Path, format: ChatFormat, *, judged: bool, config: GrpoCo
         )
     if not rows:
         raise BadInput(
-            f"{file}: no row to train on: {untestable} have no tests and no judge is set to score them; give the judge its key, "
-            "take rows with tests, or set grpo.allow_format_only=true"
+            f"{file}: no row to train on: {untestable} have no tests and no judge is set to score them "
+            f"({constant} have tests that all expect one output, which a constant passes); give the judge its key, take rows with tests, or set grpo.allow_format_only=true"
         )
-    return Prompts(rows, untestable)
+    return Prompts(rows, untestable, constant)
 
 
 def _last_user_turn(messages: Sequence[Mapping[str, str]]) -> str:
@@ -219,14 +236,25 @@ def make_trainer(
         load_in_4bit=config.load_in_4bit,
         attn_implementation=config.attn_implementation,
     )
-    return GRPOTrainer(
-        model=modeling.load_adapter(base, job.inputs["sft"].payload, trainable=True),
+    start = job.inputs["sft"].payload
+    logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_no_row_dump)
+    trainer = GRPOTrainer(
+        model=modeling.load_adapter(base, start, trainable=True),
         args=TrlConfig(**arguments),
         reward_funcs=recorded(panel.functions(), job.aside / "completions.jsonl"),
         train_dataset=_dataset(rows, schedule(len(rows), batch.effective // config.num_generations, config.max_steps, config.seed)),
         processing_class=tokenizer,
         callbacks=[training.callback(job)],
     )
+    training.widen(trainer.model)
+    for name in trainer.model.peft_config:  # the policy, and the reference of a KL: TRL has rounded to bfloat16 on a 4-bit base
+        modeling.restore_adapter(trainer.model, start, name)
+    return trainer
+
+
+def _is_no_row_dump(record: logging.LogRecord) -> bool:
+    """False for TRL's warning that a completion has no reward: it prints the row with all its tests, at almost every step."""
+    return not str(record.msg).startswith("All reward functions returned None")
 
 
 def _dataset(rows: Sequence[dict[str, Any]], order: Iterable[int]) -> Dataset:
@@ -262,11 +290,14 @@ def distance(now: Mapping[str, Any], before: Mapping[str, Any]) -> float:
     return max(float((now[name].float() - before[name].float()).abs().max()) for name in now)
 
 
-def _warn_of_nothing(job: Job, moved: float) -> None:
+def _warn_of_nothing(job: Job, panel: Panel, moved: float) -> None:
     """Say loudly that rewards taught nothing. The adapter may have moved all the same: weight decay needs no reward."""
-    flat = [row.get("frac_reward_zero_std") for row in training.read_metrics(job.aside / "metrics.jsonl")]
-    if flat and all(share in (None, 1.0) for share in flat):
-        job.warn("GRPO LEARNED NOTHING: in no step had any group two different rewards (frac_reward_zero_std was 1 throughout)")
+    counts = panel.metrics()
+    if not counts["groups/compared"]:
+        job.warn(
+            f"GRPO LEARNED NOTHING: none of {counts['groups']} groups had two different rewards; {counts['truncated']} of "
+            f"{counts['completions']} completions were left out because grpo.max_completion_length cut them off"
+        )
     if not moved:
         job.warn("GRPO LEFT THE ADAPTER AS IT WAS: it is equal to SFT's in every bit")
 
@@ -297,6 +328,7 @@ def _facts(job: Job, prompts: Prompts, panel: Panel, steps: int, moved: float) -
         "steps": steps,
         "prompts": len(prompts.rows),
         "untestable": prompts.untestable,
+        "constant_tests": prompts.constant_tests,
         "rewards": dict(zip(panel.names, panel.weights(), strict=True)),
         "adapter_moved": moved,
         "sft_digest": job.inputs["sft"].digest,

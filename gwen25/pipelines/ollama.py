@@ -73,6 +73,8 @@ def run(job: Job) -> Result:
     else:
         metrics = publish(job, Ollama(url, config.timeout_seconds), package, shape)
     facts = {**made.facts, "name": config.name, "created": url is not None}
+    if url is not None:  # a later run looks whether it is still this one
+        facts["server_digest"] = Ollama(url, config.timeout_seconds).digest(config.name)
     return Result(facts=facts, metrics=metrics)
 
 

@@ -1,7 +1,7 @@
 """The panel: all rewards of a batch scored together, so that an unknown score cannot punish.
 
     judge = Judge(config.grpo.judge, folder) if "judge" in active(config.grpo) else None
-    panel = Panel(config.grpo, FORMATS["chatml-think"], judge, sandbox_workers=2)
+    panel = Panel(config.grpo, FORMATS["chatml-think"], judge, sandbox_workers=2, ends={151645, 151643}, file=aside / "rewards.jsonl")
     GRPOTrainer(reward_funcs=panel.functions(), args=GRPOConfig(reward_weights=panel.weights(), ...), ...)
     panel.check(last=True)                       after training: the coverage of a run shorter than the window
 
@@ -13,18 +13,28 @@ are not independent, and the first function that TRL calls fills the table for a
     group        makes correctness None for the whole group: nobody is shifted, form alone is compared there
 
 and where no correctness reward applies to a row, every reward is None, unless `allow_format_only`.
+
+A completion that the limit cut off has no rewards at all while `mask_truncated_completions` is on. TRL masks only its loss: its
+zeros would stay in its group's mean, and the one that ended early, with anything, would be praised for it at full strength.
+What this costs: rambling on past the limit is not punished either; `truncated` counts it.
+
+Each batch is written to `file` as a line {step, known, applicable, counts}. A run that is resumed reads them, and its numbers are
+those of the whole run, of each step once. (The judge's own tally of requests counts repeated steps too.)
 Rows bring the columns `tests` (or `tests_json`), `func_name` and `statement`; a group is `num_generations` completions in a row.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
+from gwen25 import training
 from gwen25.chat import ChatFormat
 from gwen25.config import GrpoConfig
 from gwen25.data import TestCase
@@ -34,8 +44,9 @@ from gwen25.rewards.judge import Judge
 from gwen25.rewards.sample import Sample, Tools, read_tests
 
 Scores = list[float | None]
+_T = TypeVar("_T")
 
-_COLUMNS: Final = ("tests", "tests_json", "func_name", "statement")
+_COLUMNS: Final = ("completion_ids", "tests", "tests_json", "func_name", "statement")
 
 
 @dataclass
@@ -47,20 +58,40 @@ class _Batch:
     served: set[str] = field(default_factory=set)
 
 
+@dataclass
+class _Scored:
+    """A completion's rewards. `known`: whether its correctness is; None where no correctness reward applies, or it was cut off."""
+
+    scores: dict[str, float | None]
+    known: bool | None
+
+
 class Panel:
     """The active rewards of a run, as the functions that TRL wants."""
 
-    def __init__(self, config: GrpoConfig, format: ChatFormat, judge: Judge | None, sandbox_workers: int):
-        """`judge` may be None where `active` leaves it out. Raises BadInput as `active`."""
+    def __init__(
+        self,
+        config: GrpoConfig,
+        format: ChatFormat,
+        judge: Judge | None,
+        sandbox_workers: int,
+        ends: Collection[int],
+        file: Path | None = None,
+    ):
+        """`judge` may be None where `active` leaves it out. `ends`: ids of the tokens that a completion may end in, the pad among them.
+
+        `file`: what the batches of earlier attempts were and this one's are written to, less the steps that are done again. Raises
+        BadInput as `active`.
+        """
         self.names = active(config)
         if "judge" in self.names and judge is None:
             raise ValueError("the judge is active: give the panel one")
         self.config = config
         self.tools = Tools(format, judge, sandbox_workers)
+        self._ends, self._file = frozenset(ends), file
         self._correctness = [name for name in REWARDS if name in self.names and REWARDS[name].kind == "correctness"]
         self._held: _Batch | None = None
-        self._window: deque[tuple[int, int]] = deque(maxlen=config.coverage_window)  # (known, applicable) of each batch
-        self._unknown: Counter[str] = Counter()
+        self._batches: list[dict[str, Any]] | None = None  # of the whole run; None: the file was not read yet
 
     def functions(self) -> list[Callable[..., Scores]]:
         """One function for each active reward: `(prompts, completions, **columns) -> list[float | None]`.
@@ -74,27 +105,34 @@ class Panel:
         return [weight(self.config, name) for name in self.names]
 
     def metrics(self) -> dict[str, float | int | None]:
-        """Counts since the panel was made, and coverage over the window (None where nothing was applicable)."""
-        judged = {} if self.tools.judge is None else {f"judge/{name}": count for name, count in self.tools.judge.counts.items()}
-        unknown = {f"unknown/{name}": self._unknown[name] for name in self.names}
-        return {"coverage": self.coverage(), **unknown, **self.tools.counts, **judged}
+        """Counts of the whole run, all processes together, and coverage over the window (None where nothing was applicable).
+
+        `completions`, `truncated`, `groups` and `groups/compared`, those with two different rewards: the others teach nothing.
+        `unknown/<reward>`, and what the rewards and the judge count.
+        """
+        always = ("completions", "truncated", "groups", "groups/compared", *(f"unknown/{name}" for name in self.names))
+        total = Counter(dict.fromkeys(always, 0))
+        for batch in self._history():
+            total.update(batch["counts"])
+        return {"coverage": self.coverage(), **total}
 
     def coverage(self) -> float | None:
         """Share of completions with a known correctness, of those that a correctness reward applies to, over the window."""
-        known, applicable = (sum(column) for column in zip(*self._window, strict=True)) if self._window else (0, 0)
+        _, known, applicable = self._window()
         return known / applicable if applicable else None
 
     def check(self, last: bool = False) -> None:
         """Raise where too few completions have a known correctness, as soon as that is certain; `last`: no batch follows.
 
         It is certain where a full window of batches like these could not reach `min_reward_coverage` even if all of its
-        batches still to come were known. JudgeUnavailable where a judge sat on the panel, else Unavailable.
+        batches still to come were known. The window reaches back into earlier attempts. JudgeUnavailable where a judge sat on
+        the panel, else Unavailable.
         """
-        if not self._window:
+        batches, known, applicable = self._window()
+        if not applicable:
             return
-        known, applicable = (sum(column) for column in zip(*self._window, strict=True))
-        to_come = 0 if last else (self.config.coverage_window - len(self._window)) / len(self._window) * applicable
-        if not applicable or known + to_come >= self.config.min_reward_coverage * (applicable + to_come):
+        to_come = 0 if last else (self.config.coverage_window - batches) / batches * applicable
+        if known + to_come >= self.config.min_reward_coverage * (applicable + to_come):
             return
         judge = self.tools.judge
         why = f"; the judge's last failure: {judge.last_failure}" if judge is not None and judge.last_failure else ""
@@ -103,6 +141,18 @@ class Panel:
             f"correctness is known for {known} of the last {applicable} completions, below grpo.min_reward_coverage = "
             f"{self.config.min_reward_coverage:g}{why}; training on would learn from form, try again when the service answers"
         )
+
+    def _history(self, before: int | None = None) -> list[dict[str, Any]]:
+        """The batches of the whole run; when they are read from the file, only those of steps before `before`."""
+        if self._batches is None:
+            read = [] if self._file is None else training.read_metrics(self._file)
+            self._batches = [batch for batch in read if before is None or batch["step"] < before]
+        return self._batches
+
+    def _window(self) -> tuple[int, int, int]:
+        """The last batches: how many, their completions of known correctness, and those that could have one."""
+        batches = self._history()[-self.config.coverage_window :]
+        return len(batches), sum(batch["known"] for batch in batches), sum(batch["applicable"] for batch in batches)
 
     def _function(self, name: str) -> Callable[..., Scores]:
         def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> Scores:
@@ -116,7 +166,7 @@ class Panel:
         held = self._held
         # a name that was served already begins a new batch, even one that is equal to the last
         if held is None or name in held.served or held.given != given:
-            self._held = held = _Batch(given, self._score_all(self._samples(completions, columns)))
+            self._held = held = _Batch(given, self._score_all(self._samples(completions, columns), columns))
             self.check()
         held.served.add(name)
         return held.table[name]
@@ -139,44 +189,90 @@ class Panel:
             for at, completion in enumerate(completions)
         ]
 
-    def _score_all(self, samples: list[Sample]) -> dict[str, Scores]:
-        judging = [next((name for name in self._correctness if REWARDS[name].applies(sample)), None) for sample in samples]
-        table: dict[str, Scores] = {name: [None] * len(samples) for name in self.names}
+    def _score_all(self, samples: list[Sample], columns: Mapping[str, Any]) -> dict[str, Scores]:
+        step = columns["trainer_state"].global_step + 1 if self._file is not None else None
+        self._history(step)  # before the file grows
+        before = self._counted()
+        mine = self._score(samples, self._cut_off(len(samples), columns))
+        parts, rank = _gather((mine, self._counted() - before))
+        rows = list(chain.from_iterable(rows for rows, _ in parts))
+        self._apply_policy(rows)
+        counts = self._note(step, rows, sum((counts for _, counts in parts), Counter[str]()))
+        if (log := columns.get("log_metric")) is not None:
+            log("frac_groups_compared", counts["groups/compared"] / counts["groups"])
+        start = sum(len(rows) for rows, _ in parts[:rank])
+        return {name: [row.scores[name] for row in rows[start : start + len(samples)]] for name in self.names}
+
+    def _cut_off(self, size: int, columns: Mapping[str, Any]) -> list[bool]:
+        """Which completions earn nothing because the limit cut them off: TRL's own rule for which losses it masks."""
+        if not self.config.mask_truncated_completions:
+            return [False] * size
+        return [ids[-1] not in self._ends for ids in columns["completion_ids"]]
+
+    def _counted(self) -> Counter[str]:
+        """What rewards and judge have counted in this process so far."""
+        judge = self.tools.judge
+        judged = {} if judge is None else {f"judge/{name}": count for name, count in judge.counts.items()}
+        return self.tools.counts + Counter(judged)
+
+    def _score(self, samples: list[Sample], cut_off: list[bool]) -> list[_Scored]:
+        judging = [
+            None if cut else next((name for name in self._correctness if REWARDS[name].applies(sample)), None)
+            for sample, cut in zip(samples, cut_off, strict=True)
+        ]
+        rows = [_Scored(dict.fromkeys(self.names), None) for _ in samples]
         for name in self.names:
-            chosen = [at for at in range(len(samples)) if REWARDS[name].kind == "format" or judging[at] == name]
+            formal = REWARDS[name].kind == "format"
+            chosen = [at for at in range(len(samples)) if (formal and not cut_off[at]) or judging[at] == name]
             scores = REWARDS[name].score([samples[at] for at in chosen], self.tools) if chosen else []
             for at, score in zip(chosen, scores, strict=True):
-                table[name][at] = score
-                self._unknown[name] += score is None
-        known = [None if name is None else table[name][at] is not None for at, name in enumerate(judging)]
-        self._apply_policy(table, known)
-        return table
+                rows[at].scores[name] = score
+                self.tools.counts[f"unknown/{name}"] += score is None
+                if not formal:
+                    rows[at].known = score is not None
+        self.tools.counts.update({"completions": len(samples), "truncated": sum(cut_off)})
+        return rows
 
-    def _apply_policy(self, table: dict[str, Scores], known: list[bool | None]) -> None:
-        """Mend `table` where correctness is unknown (`known` False) or no correctness reward applies (None)."""
-        everywhere, start = _gather(known)
-        self._window.append((everywhere.count(True), len(everywhere) - everywhere.count(None)))
+    def _apply_policy(self, rows: list[_Scored]) -> None:
+        """Mend the rewards where correctness is unknown (`known` False) or no correctness reward applies (None)."""
         size = self.config.num_generations
-        for at, row in enumerate(known):
-            group = (start + at) // size * size
-            if row is None and not self.config.allow_format_only:
+        for at, row in enumerate(rows):
+            group = rows[at // size * size :][:size]
+            if row.known is None and not self.config.allow_format_only:
                 dropped = self.names
             elif self.config.none_policy == "completion":
-                dropped = self.names if row is False else ()
+                dropped = self.names if row.known is False else ()
             else:
-                dropped = tuple(self._correctness) if False in everywhere[group : group + size] else ()
-            for name in dropped:
-                table[name][at] = None
+                dropped = tuple(self._correctness) if any(other.known is False for other in group) else ()
+            row.scores.update(dict.fromkeys(dropped))
+
+    def _note(self, step: int | None, rows: list[_Scored], counts: Counter[str]) -> Counter[str]:
+        """Remember a batch, in the file too; its counts, with those of its groups."""
+        size = self.config.num_generations
+        totals = [self._total(row) for row in rows]
+        groups = [{total for total in totals[at : at + size] if total is not None} for at in range(0, len(rows), size)]
+        counts.update({"groups": len(groups), "groups/compared": sum(len(group) > 1 for group in groups)})
+        known = [row.known for row in rows]
+        batch = {"step": step, "known": known.count(True), "applicable": len(known) - known.count(None), "counts": dict(counts)}
+        self._history().append(batch)
+        if self._file is not None and os.environ.get("RANK", "0") == "0":
+            training.append(self._file, batch)
+        return counts
+
+    def _total(self, row: _Scored) -> float | None:
+        """The completion's reward as TRL sums it, to six places; None where it has none."""
+        scores = {name: score for name, score in row.scores.items() if score is not None}
+        return round(sum(weight(self.config, name) * score for name, score in scores.items()), 6) if scores else None
 
 
-def _gather(known: list[bool | None]) -> tuple[list[bool | None], int]:
-    """`known` of all processes in rank order, and where ours begins: a group of TRL's may span processes."""
+def _gather(mine: _T) -> tuple[list[_T], int]:
+    """What each process has, in rank order, and our rank: a group of TRL's may span processes."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return known, 0
-    parts: list[list[bool | None]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(parts, known)
-    return list(chain.from_iterable(parts)), sum(map(len, parts[: torch.distributed.get_rank()]))
+        return [mine], 0
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, mine)
+    return parts, torch.distributed.get_rank()
 
 
 def _cell(columns: Mapping[str, Any], name: str, at: int) -> Any:

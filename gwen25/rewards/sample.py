@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from gwen25.chat import Answer, ChatFormat
+from gwen25.chat import ChatFormat
 from gwen25.data import TestCase
 from gwen25.errors import BadInput
 
@@ -41,18 +41,9 @@ class Sample:
     statement: str | None = None
 
     @cached_property
-    def answer(self) -> Answer:
-        return self.format.parse(self.text)
-
-    @property
     def program(self) -> str | None:
-        """The program that the answer hands in, None where there is none.
-
-        Without `</think>` there is none, whatever blocks the reasoning holds: it was cut off, or never got to an answer.
-        A blank block is none either, or it would pass each test that expects no output.
-        """
-        handed_in = self.answer.code if self.answer.reasoning is not None else None
-        return handed_in if handed_in and handed_in.strip() else None
+        """The program that the answer hands in, None where there is none: see `ChatFormat.program`."""
+        return self.format.program(self.text)
 
 
 def read_tests(value: object) -> tuple[TestCase, ...]:

@@ -11,12 +11,13 @@ Nothing is left when it ends, and it ends when the grader does. `probe` says wha
 
 What this does not stop: seeing that a path exists (`stat`); up to 64 deleted files held open, of `output_bytes` each; reading what lies
 among the interpreter's packages; bugs of the kernel that both share; in a function's tests, one call leaving state for the next.
-A program that sleeps or waits for ever ends as "unknown" when wall time runs out.
+A program that sleeps or waits for ever ends as "unknown" when wall time runs out; `grade_surely` makes up its mind about those.
 Not here: prompts and parsing (`chat`), rewards, pass@k.
 """
 
 from gwen25.sandbox.isolate import Isolation, Limits
 from gwen25.sandbox.judge import Job, Status, Verdict, grade, grade_many
 from gwen25.sandbox.layers import probe
+from gwen25.sandbox.sure import STALLED, Settled, grade_surely
 
-__all__ = ["Isolation", "Job", "Limits", "Status", "Verdict", "grade", "grade_many", "probe"]
+__all__ = ["STALLED", "Isolation", "Job", "Limits", "Settled", "Status", "Verdict", "grade", "grade_many", "grade_surely", "probe"]

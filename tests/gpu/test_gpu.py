@@ -1,7 +1,7 @@
 """Every GPU path at small scale: `make gpu-check` on a machine with one NVIDIA GPU, about five minutes.
 
-What runs here and nowhere else: bf16 and fp16 on CUDA, NF4 base weights, gradient checkpointing, the GPU slot round a real
-child, generation on the device, the merge check on the device.
+What runs here and nowhere else: bf16 and fp16 on CUDA, deterministic kernels, NF4 base weights, gradient checkpointing, the GPU
+slot round a real child, generation on the device, the merge check on the device.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ def test_the_whole_flow_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert json.loads((outcome.artifacts["evaluate"].payload / "report.json").read_text())["n"] == 5
 
 
-def test_a_kill_resumes_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_changes_no_bit_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults" / "sft-kill-7").touch()
     monkeypatch.setenv("GWEN25_FAULTS", str(tmp_path / "faults"))
-    outcome = run(tmp_path / "home", monkeypatch, overrides=BF16, until="sft")
-    assert Manifest.read(outcome.artifacts["sft"].path).provenance["attempts"] == 2
+    killed = run(tmp_path / "killed", monkeypatch, overrides=BF16, until="sft").artifacts["sft"]
+    straight = run(tmp_path / "straight", monkeypatch, overrides=BF16, until="sft").artifacts["sft"]
+    assert [Manifest.read(artifact.path).provenance["attempts"] for artifact in (killed, straight)] == [2, 1]
+    assert killed.digest == straight.digest
 
 
 def test_an_out_of_memory_of_cuda_halves_the_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,7 @@ LOST: dict[str, dict[str, Any]] = {
     "unfinished_code": row(1, output="<think>\nWe add.\n</think>\n\n```python\nn = int(input())"),
     "not_python": row(1, output=output("We add.", "print 2")),
     "ambiguous_format": row(1, output=output("First <think> again.", "print(int(input()) + 1)")),
+    "not_text": row(1, input="Half a character: \ud800"),
     "duplicate": row(0, id="other", source="other"),
     "too_long": row(1, output=output("word " * 600, "print(int(input()) + 1)")),
     "fails_examples": row(1, output=output("We add.", "print(int(input()))")),
@@ -185,6 +186,8 @@ def test_each_reason(make_job, tmp_path: Path, reason: str) -> None:
 @pytest.mark.parametrize(
     ("reason", "broken"),
     [
+        *(("not_text", {column: "half \udc00"}) for column in dataset.TEXTS if column != "output"),
+        ("not_text", {"output": output("Half \ud83d a face.", "print(1)")}),
         ("no_statement", {"input": None}),
         ("no_statement", {"input": ""}),
         ("no_output", {"output": "  \n"}),

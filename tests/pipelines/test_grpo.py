@@ -119,6 +119,24 @@ def test_resuming_in_a_later_pass_changes_no_bit(make: Make, straight: tuple[Job
     assert (job.aside / "completions.jsonl").read_text() == (straight[0].aside / "completions.jsonl").read_text()
 
 
+def test_a_4_bit_base_goes_on_from_the_sft_adapter_in_every_bit(make: Make, tmp_path: Path, tiny_model: Path, monkeypatch) -> None:
+    """TRL rounds the policy to bfloat16 there, and not the reference."""
+    made = jobs.trained_adapter(tmp_path / "adapter", tiny_model)  # random float32 numbers: rounding moves them by up to 5e-4
+    started: list[float] = []
+    train = training.train
+
+    def watched(trainer, job: Job) -> int:
+        before = modeling.read_adapter(made.payload)
+        started.extend(grpo.distance(modeling.adapter_state(trainer.model, name), before) for name in ("default", "ref"))
+        return train(trainer, job)
+
+    monkeypatch.setattr(training, "train", watched)
+    job = make(sft=made, grpo__load_in_4bit=True, grpo__max_steps=1, grpo__max_completion_length=16)
+    grpo.run(job)
+    assert started == [0.0, 0.0]
+    assert [row["kl"] for row in training.read_metrics(job.aside / "metrics.jsonl")] == [0.0]
+
+
 def test_a_smaller_micro_batch_samples_the_same_completions(make: Make, straight: tuple[Job, Result]) -> None:
     job = make(micro_batch=2)
     grpo.run(job)
