@@ -117,7 +117,10 @@ def _format(job: Job) -> ChatFormat:
 
 
 def make_panel(job: Job, format: ChatFormat, ends: set[int]) -> Panel:
-    """The rewards that the key names; `ends` are the ids that a whole completion may end in. Raises BadInput where this process has other ones, such as a judge's key that is gone."""
+    """The rewards that the key names; `ends` are the ids that a whole completion may end in.
+
+    Raises BadInput where this process has other rewards, because a judge's key is gone, say.
+    """
     from gwen25.rewards import active
     from gwen25.rewards.judge import Judge
     from gwen25.rewards.panel import Panel
@@ -160,7 +163,8 @@ def read_prompts(file: Path, format: ChatFormat, *, judged: bool, config: GrpoCo
     if not rows:
         raise BadInput(
             f"{file}: no row to train on: {untestable} have no tests and no judge is set to score them "
-            f"({constant} have tests that all expect one output, which a constant passes); give the judge its key, take rows with tests, or set grpo.allow_format_only=true"
+            f"({constant} have tests that all expect one output, which a constant passes); give the judge its key, "
+            "take rows with tests, or set grpo.allow_format_only=true"
         )
     return Prompts(rows, untestable, constant)
 

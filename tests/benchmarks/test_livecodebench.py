@@ -19,11 +19,10 @@ from typing import Any
 import pytest
 
 from gwen25 import samples
-from gwen25.benchmarks import livecodebench
 from gwen25.benchmarks.livecodebench import fetch, judge, judge_many, load, problem_of, read, statuses
 from gwen25.data import Problem, TestCase
 from gwen25.errors import BadInput, SandboxUnavailable, Unavailable
-from gwen25.sandbox import Verdict
+from gwen25.sandbox import Verdict, sure
 
 DOUBLE = {"input": "4\n", "output": "8\n", "testtype": "stdin"}
 
@@ -317,6 +316,13 @@ def test_completions_are_judged_each_for_itself() -> None:
     assert judge(row(), list(COMPLETIONS)[:6]) == [True] + [False] * 5
 
 
+def test_a_draft_counts_where_the_model_ended_it_itself() -> None:
+    draft = "```python\nprint(2 * int(input()))\n```"
+    pair = (problem_of(row()), [draft, draft, RIGHT])
+    assert statuses([pair], workers=1, truncated=[[False, True, True]]) == [["passed", "no_code", "passed"]]
+    assert judge(row(), [draft]) == [True], "text without any tags is a program as well"
+
+
 def test_officially_accepted_programs_pass_on_real_tests(shared_data: Path) -> None:
     with gzip.open(shared_data / "problems" / "train_ocr_schema.jsonl.gz", "rt") as lines:
         accepted = {found["question_id"]: found["solution"] for found in map(json.loads, lines) if found["source"] == "atcoder"}
@@ -347,20 +353,20 @@ def test_hostile_completions_fail_and_do_no_harm(tmp_path: Path) -> None:
 
 def test_equal_programs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
-    real = livecodebench.grade_many
-    monkeypatch.setattr(livecodebench, "grade_many", lambda jobs, *more, **named: ran.append(len(jobs)) or real(jobs, *more, **named))
+    real = sure.grade_many
+    monkeypatch.setattr(sure, "grade_many", lambda jobs, *more, **named: ran.append(len(jobs)) or real(jobs, *more, **named))
     assert judge(row(), [RIGHT] * 5 + [RIGHT + " "]) == [True] * 6
     assert ran == [1]
 
 
 def test_a_program_that_waits_for_ever_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(livecodebench, "LIMITS", replace(livecodebench.LIMITS, wall_seconds=1))
-    monkeypatch.setattr(livecodebench, "PATIENT", replace(livecodebench.LIMITS, wall_seconds=2))
-    monkeypatch.setattr(livecodebench.os, "getloadavg", lambda: (0.5, 0.5, 0.5))
+    monkeypatch.setattr(sure, "LIMITS", replace(sure.LIMITS, wall_seconds=1))
+    monkeypatch.setattr(sure, "PATIENT", replace(sure.LIMITS, wall_seconds=2))
+    monkeypatch.setattr(sure.os, "getloadavg", lambda: (0.5, 0.5, 0.5))
     waits = fenced("import threading\nthreading.Lock().acquire()\nthreading.Event().wait()")
     slow = fenced("import time\ntime.sleep(1.2)\nprint(2 * int(input()))")  # in vain the first time
     assert statuses([(problem_of(row()), [waits, slow, RIGHT])], workers=2) == [["stalled", "passed", "passed"]]
-    monkeypatch.setattr(livecodebench.os, "getloadavg", lambda: (1000.0, 1000.0, 1000.0))
+    monkeypatch.setattr(sure.os, "getloadavg", lambda: (1000.0, 1000.0, 1000.0))
     with pytest.raises(SandboxUnavailable, match="q1: this machine is too busy"):
         judge(row(), [waits])
 
@@ -373,10 +379,10 @@ def test_a_program_killed_from_outside_is_asked_again_and_is_never_wrong(monkeyp
         asked.append(len(jobs))
         return [killed if len(asked) == 1 and at == 0 else replace(killed, status="passed") for at in range(len(jobs))]
 
-    monkeypatch.setattr(livecodebench, "grade_many", flaky)
+    monkeypatch.setattr(sure, "grade_many", flaky)
     assert judge(row(), [RIGHT, fenced("print(8)")]) == [True, True]
     assert asked == [2, 1]
-    monkeypatch.setattr(livecodebench, "grade_many", lambda jobs, *_, **__: [killed for _ in jobs])
+    monkeypatch.setattr(sure, "grade_many", lambda jobs, *_, **__: [killed for _ in jobs])
     with pytest.raises(SandboxUnavailable, match="q1: a program was twice killed"):
         judge(row(), [RIGHT])
 
@@ -385,7 +391,7 @@ def test_a_missing_sandbox_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> Non
     def away(*_: Any, **__: Any) -> None:
         raise SandboxUnavailable("no isolation here")
 
-    monkeypatch.setattr(livecodebench, "grade_many", away)
+    monkeypatch.setattr(sure, "grade_many", away)
     with pytest.raises(SandboxUnavailable):
         judge(row(), [RIGHT])
     assert judge(row(), ["no program"]) == [False]

@@ -23,6 +23,8 @@ def report(passes: list[int], n: int = 5, model: str = "base", first: int = 0) -
         "samples": n * len(rows),
         "truncated": 3,
         "no_code": 1,
+        "from_draft": 2,
+        "from_draft_passed": 1,
         "verdicts": {"passed": sum(passes), "wrong": n * len(rows) - sum(passes)},
         "notes": ["A note."],
         "window": {"start_date": None, "end_date": None, "first": "2024-01-01", "last": "2024-02-01"},

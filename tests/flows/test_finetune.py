@@ -9,32 +9,18 @@ from typing import Any
 
 import pytest
 
+from flows.outcome import HEADLINES
 from gwen25.artifacts import Artifact, Manifest, Store
 from gwen25.errors import StageFailed
 from gwen25.stage import STAGES
+from tests.flows.conftest import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 NODES = {*STAGES, "baseline"}
 
 
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> Any:
-    """The flow's Outcome, or the error it ended with."""
-    from flows.finetune import finetune
-
-    monkeypatch.setenv("GWEN25_HOME", str(home))
-    return finetune(profile="smoke", return_state=True, **parameters).result(raise_on_failure=False)
-
-
 def digests(outcome: Any) -> dict[str, str]:
     return {name: artifact.digest for name, artifact in outcome.artifacts.items()}
-
-
-@pytest.fixture
-def smoke(smoke_home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The undisturbed run: made by the first test that asks, a hit for the others."""
-    outcome = run(smoke_home, monkeypatch)
-    assert not isinstance(outcome, BaseException), outcome
-    return outcome
 
 
 def test_every_node_is_made_and_its_artifact_is_whole(smoke: Any, smoke_home: Path) -> None:
@@ -43,6 +29,13 @@ def test_every_node_is_made_and_its_artifact_is_whole(smoke: Any, smoke_home: Pa
     for artifact in smoke.artifacts.values():
         store.verify(artifact.path)
     assert not list(store.root.glob("*/*.work"))
+
+
+def test_the_summary_names_what_the_manifests_hold(smoke: Any) -> None:
+    for name, artifact in smoke.artifacts.items():
+        manifest = Manifest.read(artifact.path)
+        missing = {key for key, _ in HEADLINES.get(artifact.stage, ())} - {**manifest.facts, **manifest.metrics}.keys()
+        assert not missing, (name, missing)
 
 
 def test_what_the_nodes_say_of_themselves(smoke: Any) -> None:

@@ -205,11 +205,46 @@ def test_scores_count_what_the_sandbox_passed(tmp_path: Path, monkeypatch: pytes
     summary = json.loads((job.payload / "report.json").read_text())
     assert [(row["question_id"], row["c"]) for row in summary["rows"]] == [("a", 1), ("b", 0)]
     assert summary["verdicts"] == {"no_code": 1, "passed": 1, "wrong": 2}
-    assert result.metrics == {"pass@1": 0.25, "pass@1/easy": 0.0, "pass@1/hard": 0.5, "truncated": 0.0, "no_code": 0.25, "samples": 4}
+    assert result.metrics == {
+        "pass@1": 0.25,
+        "pass@1/easy": 0.0,
+        "pass@1/hard": 0.5,
+        "truncated": 0.0,
+        "no_code": 0.25,
+        "from_draft": 0.0,
+        "samples": 4,
+    }
     assert summary["scores"]["all"]["5"] is None  # two samples say nothing about five
     page = (job.payload / "report.md").read_text()
     assert "| **pass@5** | – |" in page
     assert summary["window"] == {"start_date": None, "end_date": None, "first": "2024-01-01", "last": "2024-01-01"}
+
+
+def test_programs_from_reasoning_that_never_closed_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = {"input": "4\n", "output": "8\n", "testtype": "stdin"}
+    row = {"question_id": "a", "question_content": "Print twice the number.", "public_test_cases": [test], "private_test_cases": []}
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps(row) + "\n")
+    draft = "```python\nprint(2 * int(input()))\n```"
+    made = [
+        Sample(draft, 1, False),
+        Sample(draft, 1, True),
+        Sample(draft.replace("2", "3"), 1, False),
+        Sample(f"</think>\n{draft}", 1, True),
+    ]
+
+    class Drafts(Recited):
+        def generate(self, prompts: Sequence[Any], sampling: Sampling, skip: Any = ()) -> Iterator[tuple[int, list[Sample]]]:
+            yield 0, made
+
+    monkeypatch.setattr(evaluate._Model, "load", lambda self: Drafts([]))
+    job = make_job(tmp_path / "work", tmp_path, problems_at=problems, n=4)
+    result = evaluate.run(job)
+    [judged] = lines(job.payload / "samples.jsonl")
+    assert judged["statuses"] == ["passed", "no_code", "wrong", "passed"]
+    summary = json.loads((job.payload / "report.json").read_text())
+    assert (summary["from_draft"], summary["from_draft_passed"], result.metrics["from_draft"]) == (2, 1, 0.5)
+    assert "| programs from unclosed reasoning | 2 of 4, 1 passed |" in (job.payload / "report.md").read_text()
 
 
 def test_greedy_says_that_its_samples_are_copies(tiny_model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gwen25 import modeling, training
 from gwen25.data import read_jsonl
-from gwen25.errors import BadInput
+from gwen25.errors import BadInput, Unavailable
 from gwen25.job import Input, Job, Result
 from gwen25.pipelines import grpo, sft
 from tests.pipelines import training_jobs as jobs
@@ -116,6 +116,8 @@ def test_resuming_in_a_later_pass_changes_no_bit(make: Make, straight: tuple[Job
     assert jobs.losses(job) == jobs.losses(straight[0])
     assert jobs.files(job.payload) == jobs.files(straight[0].payload)
     assert result.facts == straight[1].facts
+    assert result.metrics == straight[1].metrics, "the panel's counts are of the whole run"
+    assert result.metrics["completions"] == 5 * 8 and result.metrics["groups"] == 10
     assert (job.aside / "completions.jsonl").read_text() == (straight[0].aside / "completions.jsonl").read_text()
 
 
@@ -160,7 +162,16 @@ def test_an_adapter_that_would_not_be_trained_is_refused(make: Make, monkeypatch
 def test_equal_rewards_are_a_loud_warning(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     result = grpo.run(make(grpo__rewards=["execution"], grpo__max_steps=1, grpo__max_completion_length=8) | _only("execution"))
     assert "GRPO LEARNED NOTHING" in capsys.readouterr().out
-    assert result.metrics["frac_reward_zero_std"] == 1.0
+    assert result.metrics["groups"] == 2 and result.metrics["groups/compared"] == result.metrics["frac_groups_compared"] == 0
+
+
+def test_a_run_in_which_every_completion_is_cut_off_says_so(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """TRL's own frac_reward_zero_std is 0 here, as if every group had something to teach."""
+    result = grpo.run(make(grpo__max_steps=1, grpo__max_completion_length=8, grpo__mask_truncated_completions=True))
+    said = capsys.readouterr()
+    assert "GRPO LEARNED NOTHING" in said.out and "8 of 8 completions were left out" in said.out
+    assert "All reward functions returned None" not in said.out + said.err
+    assert result.metrics["truncated"] == 8 and "coverage" not in result.metrics
 
 
 class _only:
@@ -208,6 +219,38 @@ def test_rows_that_nothing_can_judge_are_left_out_and_counted(data: Input) -> No
         grpo.read_prompts(none, jobs.FORMAT, judged=False, config=config)
     format_only = jobs.config(grpo__allow_format_only=True).grpo
     assert len(grpo.read_prompts(none, jobs.FORMAT, judged=False, config=format_only).rows) == 4
+
+
+def test_tests_that_a_constant_passes_are_not_used(data: Input, tmp_path: Path) -> None:
+    rows = [row for _, row in read_jsonl(data.payload / "grpo.jsonl")]
+    for test in rows[0]["tests"]:
+        test["output"] = "7 \n" if test is rows[0]["tests"][0] else "7"
+    rows[1]["tests"] = rows[1]["tests"][:1]
+    file = tmp_path / "grpo.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = grpo.read_prompts(file, jobs.FORMAT, judged=False, config=jobs.config().grpo)
+    assert [row["id"] for row in prompts.rows] == ["row-2", "row-3"]
+    assert (prompts.untestable, prompts.constant_tests) == (2, 2)
+    judged = grpo.read_prompts(file, jobs.FORMAT, judged=True, config=jobs.config().grpo)
+    assert [bool(json.loads(row["tests"])) for row in judged.rows] == [False, False, True, True], "the judge decides there"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    with pytest.raises(BadInput, match=r"2 have no tests and no judge .*2 have tests that all expect one output"):
+        grpo.read_prompts(file, jobs.FORMAT, judged=False, config=jobs.config().grpo)
+
+
+def test_too_little_coverage_at_the_end_lets_the_next_attempt_begin_anew(make: Make, monkeypatch) -> None:
+    from gwen25.rewards.panel import Panel
+
+    def refuse(panel: Panel, last: bool = False) -> None:
+        if last:
+            raise Unavailable("too little is known")
+
+    job = make(grpo__max_steps=1)
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(Panel, "check", refuse)
+        grpo.run(job)
+    assert training.newest_checkpoint(job) is None
+    assert grpo.run(job).metrics["completions"] == 8
 
 
 def test_a_row_without_messages_is_named(tmp_path: Path) -> None:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gwen25 import sandbox
+from gwen25 import sandbox, training
 from gwen25.chat import FORMATS
 from gwen25.config import GrpoConfig, JudgeConfig
 from gwen25.errors import BadInput, JudgeUnavailable, SandboxUnavailable, Unavailable
 from gwen25.rewards.judge import Judge
-from gwen25.rewards.panel import Panel
+from gwen25.rewards.panel import Panel, _Scored
+from gwen25.sandbox import sure
 from tests.rewards.judging_service import Reply, Service
 
 FORMAT = FORMATS["chatml-think"]
 TESTS = json.dumps([{"input": "1 2\n", "output": "3\n", "kind": "stdin"}])
 RIGHT, WRONG = "print(sum(map(int, input().split())))", "print(4)"
+END, OTHER = 642, 5  # ids of the tiny tokenizer's <|im_end|>, and of a token that ends nothing
 
 
 def answer(code: str) -> str:
@@ -32,13 +36,13 @@ def untidy(code: str) -> str:
     return answer(code) + "\nThat is all."
 
 
-def panel(service: Service | None, folder: Path, **settings: Any) -> Panel:
+def panel(service: Service | None, folder: Path, file: Path | None = None, **settings: Any) -> Panel:
     """A panel whose judge is the local service; every failure is final, so that a test decides which score is unknown."""
     if service is None:
-        return Panel(GrpoConfig(**settings), FORMAT, None, sandbox_workers=1)
+        return Panel(GrpoConfig(**settings), FORMAT, None, 1, {END}, file)
     judge = JudgeConfig(provider="openai", model="local", base_url=f"{service.url}/v1", max_retries=0, timeout_seconds=20)
     config = GrpoConfig(judge=judge, **settings)
-    return Panel(config, FORMAT, Judge(judge, folder), sandbox_workers=1)
+    return Panel(config, FORMAT, Judge(judge, folder), 1, {END}, file)
 
 
 def by_the_code(number: int, prompt: str) -> Reply:
@@ -47,11 +51,11 @@ def by_the_code(number: int, prompt: str) -> Reply:
     return Reply(status=503) if "outage" in code else Reply(json.dumps({"score": float(code.rsplit("#", 1)[1])}))
 
 
-def call(panel: Panel, completions: list[Any], **columns: list[Any]) -> dict[str, list[float | None]]:
+def call(panel: Panel, completions: list[Any], **columns: Any) -> dict[str, list[float | None]]:
     prompts = columns.pop("prompts", ["a problem"] * len(completions))
     names = [function.__name__ for function in panel.functions()]
-    given = {"statement": ["a problem"] * len(completions), **columns}
-    scores = [function(prompts=prompts, completions=completions, completion_ids=[], **given) for function in panel.functions()]
+    whole = {"statement": ["a problem"] * len(completions), "completion_ids": [[OTHER, END]] * len(completions)}
+    scores = [function(prompts=prompts, completions=completions, **whole | columns) for function in panel.functions()]
     return dict(zip(names, scores, strict=True))
 
 
@@ -124,8 +128,8 @@ def test_a_batch_is_scored_once_and_an_equal_one_again(service: Service, tmp_pat
     call(this, judged(1.0, 1.0, 0.0, 0.5))
     assert this.tools.judge.counts["cache_hits"] == before + 4, "one look at the judge for three functions"
     mixed = this.functions()
-    first = mixed[0](prompts=["p"], completions=judged(0.2), statement=["s"])
-    other = mixed[2](prompts=["p"], completions=judged(0.3), statement=["s"])
+    first = mixed[0](prompts=["p"], completions=judged(0.2), completion_ids=[[END]], statement=["s"])
+    other = mixed[2](prompts=["p"], completions=judged(0.3), completion_ids=[[END]], statement=["s"])
     assert len(first) == len(other) == 1 and len(service.prompts) == 5, "another batch is never answered from the last one"
 
 
@@ -173,7 +177,7 @@ def test_without_a_judge_low_coverage_is_the_sandboxs(tmp_path: Path, monkeypatc
     def lost(jobs: Any, limits: Any, *, workers: int) -> list[sandbox.Verdict]:
         return [sandbox.Verdict("unknown", 0, 0, 1, 0.0, 0.0, None, "", "") for _ in jobs]
 
-    monkeypatch.setattr(sandbox, "grade_many", lost)
+    monkeypatch.setattr(sure, "grade_many", lost)
     with pytest.raises(Unavailable, match="known for 0 of the last 2") as caught:
         call(panel(None, tmp_path, coverage_window=1), [answer(RIGHT), answer(WRONG)], tests_json=[TESTS] * 2)
     assert not isinstance(caught.value, JudgeUnavailable)
@@ -190,9 +194,10 @@ def test_groups_may_span_processes(service: Service, tmp_path: Path, monkeypatch
 
     service.reply = by_the_code
     this = panel(service, tmp_path, none_policy="group", num_generations=4, rewards=("format_exact", "judge"))
-    monkeypatch.setattr(room, "_gather", lambda known: ([True, False, *known], 2))
+    other = [_Scored({"format_exact": 1.0, "judge": 1.0}, True), _Scored({"format_exact": 1.0, "judge": None}, False)]
+    monkeypatch.setattr(room, "_gather", lambda mine: ([(other, Counter({"completions": 2})), mine], 1))
     assert call(this, judged(1.0, 0.0))["judge"] == [None, None]
-    assert this.coverage() == 0.75
+    assert this.coverage() == 0.75 and this.metrics()["completions"] == 4 and this.metrics()["groups"] == 1
 
 
 def _meet(rank: int, store: str, out: str) -> None:
@@ -201,8 +206,9 @@ def _meet(rank: int, store: str, out: str) -> None:
     from gwen25.rewards.panel import _gather
 
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    everywhere, start = _gather([True, None] if rank == 0 else [False])
-    Path(out, str(rank)).write_text(json.dumps([everywhere, start]))
+    mine = ([_Scored({"judge": 0.5}, True)], Counter(known=1)) if rank == 0 else ([], Counter(known=2))
+    parts, here = _gather(mine)
+    Path(out, str(rank)).write_text(json.dumps([[len(rows) for rows, _ in parts], [counts["known"] for _, counts in parts], here]))
     torch.distributed.destroy_process_group()
 
 
@@ -211,11 +217,16 @@ def test_two_real_processes_meet(tmp_path: Path) -> None:
     import torch.multiprocessing as processes
 
     processes.spawn(_meet, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
-    assert [json.loads((tmp_path / rank).read_text()) for rank in "01"] == [[[True, None, False], 0], [[True, None, False], 2]]
+    assert [json.loads((tmp_path / rank).read_text()) for rank in "01"] == [[[1, 0], [1, 2], 0], [[1, 0], [1, 2], 1]]
 
 
-def _train(tiny_model: Path, folder: Path, panel: Panel, scripted: list[list[str]], **settings: Any) -> list[list[float]]:
-    """Real GRPO steps of TRL with these completions in place of the model's; the advantages of each step."""
+def _train(
+    tiny_model: Path, folder: Path, panel: Panel, scripted: list[list[str]], *, cut_off: tuple[int, ...] = (), **settings: Any
+) -> list[list[float]]:
+    """Real GRPO steps of TRL with these completions in place of the model's; the advantages of each step.
+
+    `cut_off`: which of a step's completions do not end in the end token.
+    """
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
@@ -223,6 +234,11 @@ def _train(tiny_model: Path, folder: Path, panel: Panel, scripted: list[list[str
     batches, advantages = iter(scripted), []
 
     class Scripted(GRPOTrainer):  # type: ignore[misc]
+        def _generate(self, prompts: Any, *more: Any) -> Any:
+            made = super()._generate(prompts, *more)
+            ends = [[OTHER, OTHER if at in cut_off else END] for at in range(len(prompts))]
+            return made[0], ends, *made[2:]
+
         def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> Any:
             return super()._calculate_rewards(inputs, prompts, next(batches), ids)
 
@@ -245,6 +261,8 @@ def _train(tiny_model: Path, folder: Path, panel: Panel, scripted: list[list[str
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(tiny_model),
     )
+    stops = [*trainer.eos_token_ids, trainer.processing_class.pad_token_id]
+    assert END in stops and OTHER not in stops
     trainer.train()
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
     return advantages
@@ -275,7 +293,7 @@ def test_a_naive_none_would_have_punished(service: Service, tiny_model: Path, tm
     """The same outage, with correctness None beside format rewards, as TRL sees it without the panel's policy."""
     service.reply = by_the_code
     this = panel(service, tmp_path, min_reward_coverage=0)
-    this._apply_policy = lambda table, known: None  # type: ignore[method-assign]
+    this._apply_policy = lambda rows: None  # type: ignore[method-assign]
     steps = _train(tiny_model, tmp_path, this, [judged(1.0, None, 1.0, 1.0)])
     assert steps[0][1] < -1, "the unknown completion counts as wrong: this is what the panel is for"
 
@@ -299,3 +317,75 @@ def test_an_unknown_completion_has_no_advantage_however_rewards_are_scaled(
     steps = _train(tiny_model, tmp_path, this, [judged(1.0, None, 0.0, None)], scale_rewards=scale)
     spread = 1.0 if scale == "none" else statistics.stdev([1.2, 0.2]) + 1e-4
     assert close(steps[0], [0.5 / spread, 0.0, -0.5 / spread, 0.0])
+
+
+def test_the_only_finisher_is_not_praised_over_siblings_that_were_cut_off(service: Service, tiny_model: Path, tmp_path: Path) -> None:
+    """A wrong but well-formed answer among answers that the limit cut: TRL alone would give it an advantage of 1.5."""
+    service.reply = by_the_code
+    this, cut = panel(service, tmp_path), "thinking and thinking"
+    wrong, first, second = judged(0.0, 1.0, 0.5)
+    step = [cut, cut, cut, wrong, cut, first, cut, second]
+    [advantages] = _train(tiny_model, tmp_path, this, [step], cut_off=(0, 1, 2, 4, 6), mask_truncated_completions=True)
+    assert advantages[:4] == [0.0] * 4
+    assert close(advantages[4:], [0.0, _alone([1.2, 0.7])[0], 0.0, _alone([1.2, 0.7])[1]])
+    metrics = this.metrics()
+    assert metrics["truncated"] == 5 and metrics["coverage"] == 1.0, "what was cut off was never to be judged"
+    assert (metrics["groups"], metrics["groups/compared"]) == (2, 1)
+    assert len(service.prompts) == 3, "and nobody was asked about it"
+
+
+def test_a_step_in_which_every_completion_was_cut_off_teaches_nothing(service: Service, tiny_model: Path, tmp_path: Path) -> None:
+    this = panel(service, tmp_path, none_policy="group")
+    steps = [judged(1.0, 0.0, 1.0, 0.0)]
+    assert _train(tiny_model, tmp_path, this, steps, cut_off=(0, 1, 2, 3), mask_truncated_completions=True) == [[0.0] * 4]
+    assert this.coverage() is None and this.metrics()["groups/compared"] == 0
+    this.check(last=True)
+
+
+def test_without_the_mask_a_completion_that_was_cut_off_is_scored(service: Service, tmp_path: Path) -> None:
+    this = panel(service, tmp_path, mask_truncated_completions=False)
+    table = call(this, ["thinking and thinking"] * 2, completion_ids=[[OTHER], [END]])
+    assert table["judge"] == table["format_exact"] == [0.0, 0.0] and this.metrics()["truncated"] == 0
+
+
+@pytest.mark.parametrize("policy", ["completion", "group"])
+def test_a_cut_off_sibling_is_no_unknown_one(service: Service, tmp_path: Path, policy: str) -> None:
+    service.reply = by_the_code
+    table = call(panel(service, tmp_path, none_policy=policy), judged(1.0, 0.0, 1.0, 0.5), completion_ids=[[END], [END], [OTHER], [END]])
+    assert table["judge"] == [1.0, 0.0, None, 0.5]
+    assert table["format_exact"] == table["format_approximate"] == [1.0, 1.0, None, 1.0]
+
+
+def test_a_resumed_run_counts_every_step_once(service: Service, tmp_path: Path) -> None:
+    """Four steps, the third lost its checkpoint and is done again by another process: the numbers are one process's."""
+    service.reply = by_the_code
+    batches = [judged(1.0, None, 0.0, 0.5), judged(*[None] * 4), judged(0.1, 0.2, 0.3, None), judged(*[0.7] * 4)]
+    settings: dict[str, Any] = {"rewards": ("format_exact", "judge"), "min_reward_coverage": 0.5, "coverage_window": 4}
+
+    def run(folder: Path, steps: range) -> Panel:
+        folder.mkdir(exist_ok=True)
+        made = panel(service, folder / "judge", folder / "rewards.jsonl", **settings)
+        for step in steps:
+            call(made, batches[step], trainer_state=SimpleNamespace(global_step=step))
+        return made
+
+    straight = run(tmp_path / "straight", range(4))
+    run(tmp_path / "resumed", range(3))
+    training.keep_until(tmp_path / "resumed" / "rewards.jsonl", 2)
+    resumed = run(tmp_path / "resumed", range(2, 4))
+    expected = straight.metrics()
+    assert expected["completions"] == 16 and expected["unknown/judge"] == 6 and expected["coverage"] == 10 / 16
+    # scores of the repeated step come from the judge's cache
+    asked = ("judge/requests", "judge/cache_hits")
+    assert {**resumed.metrics(), **dict.fromkeys(asked, 0)} == {**expected, **dict.fromkeys(asked, 0)}
+    assert panel(service, tmp_path / "judge", tmp_path / "resumed" / "rewards.jsonl", **settings).metrics()["completions"] == 16
+
+
+def test_the_last_check_sees_what_earlier_attempts_met(service: Service, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    file, settings = tmp_path / "rewards.jsonl", {"rewards": ("judge",), "coverage_window": 10}
+    call(panel(service, tmp_path, file, **settings), judged(*[None] * 4), trainer_state=SimpleNamespace(global_step=0))
+    resumed = panel(service, tmp_path, file, **settings)
+    call(resumed, judged(*[0.5] * 4), trainer_state=SimpleNamespace(global_step=1))
+    with pytest.raises(JudgeUnavailable, match="known for 4 of the last 8"):
+        resumed.check(last=True)
