@@ -36,11 +36,11 @@ StageName = Literal["dataset", "sft", "grpo", "adapters", "merge", "gguf", "olla
 
 def _plain_url(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("http(s)://host[:port][/path] is expected")
-    if parts.username is not None:
+    if parts.username is not None or parts.query:
         # the value itself must not be told again: configs are kept and shown
-        raise PydanticCustomError("secret", "holds a user name or password; secrets come from the environment (OPENAI_API_KEY)")
+        raise PydanticCustomError("secret", "holds a user name, password or query; secrets come from the environment (OPENAI_API_KEY)")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        raise ValueError("http(s)://host[:port][/path] is expected")
     return url
 
 
@@ -207,7 +207,9 @@ class RuntimeConfig(Section):
     """Where and how the same numbers are computed. Never part of a key."""
 
     device: Literal["cuda", "cpu"] = Field("cuda", description="cuda: a GPU is needed, and its absence is an error before anything runs")
-    cuda_visible_devices: str | None = Field(None, description="as the environment variable; null leaves it alone")
+    cuda_visible_devices: str | None = Field(
+        None, description="as the environment variable; null: the first visible GPU, or all where the stage has a launcher"
+    )
     python: dict[StageName, str] = Field(default_factory=dict, description="interpreter by stage; the running one where absent")
     launcher: dict[StageName, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         default_factory=dict, description="command before `-m module`, such as [torchrun, --nproc-per-node=2]"

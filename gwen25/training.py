@@ -15,7 +15,7 @@ SIGTERM is looked at as a step ends. A step of minutes, as on a GPU, outlasts ru
 middle: a cancel then costs what a death costs, at most save_steps steps.
 
     aside/metrics.jsonl     one object a log, by `step`; no step twice, whatever was repeated
-    aside/checkpoints/      the last two; gone when the stage is done
+    aside/checkpoints/      the last two; gone once the artifact is published
 
 A hook for tests: GWEN25_FAULTS names a folder; an empty file `<stage>-oom-<step>` or `<stage>-kill-<step>` in it makes that
 step (from 1) end in a memory error or in SIGKILL as it begins, once: the file is removed first.
@@ -125,7 +125,7 @@ def train(trainer: Any, job: Job) -> int:
 
     trainer.remove_callback(PrinterCallback)  # it prints each log as a Python dict; progress lines say it
     widen(trainer.model)
-    _deterministic_backward(trainer)
+    _deterministic_backward(trainer, job)
     checkpoint = newest_checkpoint(job)
     state = {} if checkpoint is None else _state(checkpoint)
     if trainer.is_world_process_zero():
@@ -153,23 +153,31 @@ def widen(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-def _deterministic_backward(trainer: Any) -> None:
+def _deterministic_backward(trainer: Any, job: Job) -> None:
     """Strict determinism in the backward pass, where `modeling.prepare` has asked for any.
 
     Under its warn_only, flash and memory-efficient attention keep adding up gradients in no fixed order; only strict mode
     switches their kernels (torch, aten/src/ATen/native/transformers/cuda/attention_backward.cu). It is strict in the backward pass
-    alone, because sampling with top_p < 1 has an operation (cumsum of floats) that strict mode refuses.
+    alone, because sampling with top_p < 1 has an operation (cumsum of floats) that strict mode refuses. Where the backward pass
+    has one too, on a GPU or in a kernel not tried here, that attempt ends and the next goes on without strictness, and says so.
     """
     import torch
 
     if not torch.are_deterministic_algorithms_enabled():
         return
-    backward = trainer.accelerator.backward
+    backward, refused = trainer.accelerator.backward, job.aside / "not-deterministic"
+    if refused.exists():
+        job.warn(f"the backward pass is not deterministic here ({refused.read_text(encoding='utf-8')}): a resumed run may differ in bits")
+        return
 
     def strict(loss: Any, **options: Any) -> None:
         torch.use_deterministic_algorithms(True)
         try:
             backward(loss, **options)
+        except RuntimeError as error:
+            if "deterministic" in str(error):
+                refused.write_text(str(error).split(".")[0], encoding="utf-8")
+            raise
         finally:
             torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -244,13 +252,6 @@ def recent(rows: list[dict[str, Any]], name: str) -> float | None:
     """Mean over the last RECENT logs that hold a value of `name`; None where none does."""
     values = [row[name] for row in rows if row.get(name) is not None][-RECENT:]
     return sum(values) / len(values) if values else None
-
-
-def finish(trainer: Any, job: Job) -> None:
-    """Every process waits for the first to have written the payload; then the checkpoints go: the artifact does not need them."""
-    trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        shutil.rmtree(checkpoints(job), ignore_errors=True)
 
 
 def callback(job: Job) -> Any:

@@ -6,6 +6,7 @@ import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_a_flipped_bit_in_the_optimizer_is_found(job: Job) -> None:
     assert training.newest_checkpoint(job) is None
 
 
-def test_the_backward_pass_is_strict_where_determinism_was_asked_for(deterministic: None) -> None:
+def test_the_backward_pass_is_strict_where_determinism_was_asked_for(deterministic: None, tmp_path: Path) -> None:
     """Only strict mode makes the gradients of fused attention deterministic; sampling must not be strict."""
     import torch
 
@@ -114,21 +115,31 @@ def test_the_backward_pass_is_strict_where_determinism_was_asked_for(determinist
             seen.append((loss, scale, torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()))
             if loss == "bad":
                 raise torch.OutOfMemoryError
+            if loss == "refused":
+                raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set")
 
     class Trainer:
         accelerator = Accelerator()
 
     seen: list[tuple[str, int, bool, bool]] = []
+    warnings: list[str] = []
     torch.use_deterministic_algorithms(False)
-    training._deterministic_backward(Trainer)
+    job = SimpleNamespace(aside=tmp_path, warn=warnings.append)
+    training._deterministic_backward(Trainer, job)
     Trainer.accelerator.backward("free")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    training._deterministic_backward(Trainer)
+    training._deterministic_backward(Trainer, job)
     Trainer.accelerator.backward("good", scale=2)
     with pytest.raises(torch.OutOfMemoryError):
         Trainer.accelerator.backward("bad")
     assert seen == [("free", 1, False, False), ("good", 2, True, False), ("bad", 1, True, False)]
     assert torch.is_deterministic_algorithms_warn_only_enabled()
+    with pytest.raises(RuntimeError):  # this attempt ends; the next is not strict, and says so
+        Trainer.accelerator.backward("refused")
+    Trainer.accelerator = Accelerator()
+    training._deterministic_backward(Trainer, job)
+    Trainer.accelerator.backward("good")
+    assert seen[-1] == ("good", 1, True, True) and "cumsum" in warnings[0]
 
 
 def test_logs_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:

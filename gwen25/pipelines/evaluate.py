@@ -92,7 +92,7 @@ def _sandbox_or_stop() -> None:
     proof = Problem("self-test", "print 7", (TestCase("", "7\n"),))
     [[status]] = livecodebench.statuses([(proof, ["```python\nprint(7)\n```"])], workers=1)
     if status != "passed":
-        raise SandboxUnavailable(f"the sandbox gives {status!r} for a program that prints 7; see `gwen25 doctor`")
+        raise SandboxUnavailable(f"the sandbox gives {status!r} for a program that prints 7; its isolation is at fault, not the model")
 
 
 class _Model:

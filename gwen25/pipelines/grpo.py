@@ -99,7 +99,7 @@ def run(job: Job) -> Result:
         modeling.save_adapter(trainer.model, job.payload, job.externals["base_model"])
         modeling.save_tokenizer(tokenizer, job.payload)
         plots.curves(job.aside / "curves.png", training.read_metrics(job.aside / "metrics.jsonl"), CURVES, "GRPO")
-    training.finish(trainer, job)
+    trainer.accelerator.wait_for_everyone()  # the first process has written the payload
     return Result({**job.inputs["sft"].facts, "grpo": _facts(job, prompts, panel, steps, moved)}, _metrics(job, panel, moved))
 
 

@@ -82,7 +82,7 @@ def run(job: Job) -> Result:
         modeling.save_tokenizer(tokenizer, job.payload)
         curves = training.read_metrics(job.aside / "metrics.jsonl")
         plots.curves(job.aside / "loss.png", curves, ["loss", "mean_token_accuracy", "learning_rate"], "SFT")
-    training.finish(trainer, job)
+    trainer.accelerator.wait_for_everyone()  # the first process has written the payload
     shutil.rmtree(scratch(job))
     return Result(facts, metrics)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, Final, Literal
 
 from gwen25.chat import ChatFormat
@@ -102,8 +101,8 @@ def _of_kind(names: Sequence[str], kind: Literal["format", "correctness"]) -> li
 
 def _check_weights(config: GrpoConfig, names: Sequence[str]) -> None:
     for name in names:
-        if not isfinite(weight(config, name)) or weight(config, name) < 0:
-            raise BadInput(f"grpo.reward_weights.{name} = {weight(config, name)}: a weight is a finite number of at least 0")
+        if weight(config, name) < 0:
+            raise BadInput(f"grpo.reward_weights.{name} = {weight(config, name)}: a weight is at least 0")
     form = sum(weight(config, name) for name in _of_kind(names, "format"))
     for name in _of_kind(names, "correctness"):
         if form >= weight(config, name):

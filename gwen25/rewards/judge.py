@@ -30,7 +30,6 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
 from gwen25.chat import prompt_text, prompts_digest
 from gwen25.config import JudgeConfig
@@ -60,7 +59,7 @@ _Kind = Literal["busy", "unreadable", "final", "refused"]  # what to do: wait, a
 def available(config: JudgeConfig) -> bool:
     """Whether the judge can be asked: a key is in the environment, or an OpenAI-compatible `base_url` that needs none.
 
-    Raises BadInput where a key is there but the SDK is not, and for a `base_url` that is no URL or holds a password.
+    Raises BadInput where a key is there but the SDK is not, or that no header can hold.
     """
     if _key(config) is None and not (config.provider == "openai" and config.base_url):
         return False
@@ -68,7 +67,6 @@ def available(config: JudgeConfig) -> bool:
         raise BadInput("grpo.judge.provider=google-generativeai: not installed; pip install 'gwen25[judge-legacy]', or take google-genai")
     if config.provider == "google-genai" and not _installed("google.genai"):
         raise BadInput("grpo.judge.provider=google-genai: not installed; pip install google-genai")
-    _check_url(config.base_url)
     if not re.fullmatch(r"[!-~]*", _key(config) or ""):  # it goes into a header; an SDK's complaint would show it, escaped
         raise BadInput(f"the key in {key_names(config)} holds a blank or a character that is not ASCII")
     return True
@@ -271,13 +269,3 @@ def _installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # its parent package is missing too
         return False
-
-
-def _check_url(url: str | None) -> None:
-    if url is None:
-        return
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadInput("grpo.judge.base_url: an http or https URL is expected, such as http://127.0.0.1:8000/v1")
-    if parts.username or parts.password or parts.query:
-        raise BadInput("grpo.judge.base_url holds a user, password or query: configs are recorded, so put the key in the environment")

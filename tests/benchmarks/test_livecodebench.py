@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from gwen25 import samples
+from gwen25.benchmarks import livecodebench
 from gwen25.benchmarks.livecodebench import fetch, judge, judge_many, load, problem_of, read, statuses
 from gwen25.data import Problem, TestCase
 from gwen25.errors import BadInput, SandboxUnavailable, Unavailable
@@ -244,6 +245,7 @@ def hub() -> Iterator[str]:
 
 FETCH = """
 import sys
+from gwen25.benchmarks import livecodebench
 from gwen25.benchmarks.livecodebench import fetch, read
 try:
     print([problem.id for problem in read(fetch(*sys.argv[1:]))])

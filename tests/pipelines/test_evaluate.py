@@ -19,6 +19,7 @@ from gwen25.errors import BadInput, SandboxUnavailable
 from gwen25.generate import Sample, Sampling
 from gwen25.job import Input, Job, Result
 from gwen25.pipelines import evaluate
+from gwen25.sandbox import sure
 
 FIXED = {"evaluate.n": 5, "evaluate.max_tokens": 12, "evaluate.batch_size": 8, "evaluate.temperature": 1.0}
 
@@ -258,7 +259,7 @@ def test_without_a_sandbox_nothing_is_sampled(tiny_model: Path, tmp_path: Path, 
     def away(*_: Any, **__: Any) -> None:
         raise SandboxUnavailable("no isolation here")
 
-    monkeypatch.setattr(livecodebench, "grade_many", away)
+    monkeypatch.setattr(sure, "grade_many", away)
     job = make_job(tmp_path, tiny_model)
     with pytest.raises(SandboxUnavailable):
         evaluate.run(job)

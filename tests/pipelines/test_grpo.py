@@ -90,7 +90,6 @@ def test_payload_is_the_policy_alone(straight: tuple[Job, Result], adapter: Inpu
     for name, content in made.items():
         assert str(tiny_model).encode() not in content and str(job.work).encode() not in content, name
     assert made["adapter_config.json"] == jobs.files(adapter.payload)["adapter_config.json"]
-    assert not (job.aside / "checkpoints").exists()
 
 
 def test_samples_show_completions_with_each_reward(straight: tuple[Job, Result], data: Input) -> None:

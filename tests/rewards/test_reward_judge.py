@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gwen25.config import JudgeConfig
+from gwen25.config import JudgeConfig, load_config
 from gwen25.errors import BadInput, JudgeUnavailable
 from gwen25.rewards import judge as room
 from gwen25.rewards.judge import Judge, available, identity, parse_score, render
@@ -249,7 +249,7 @@ def test_a_redirect_does_not_carry_the_key_away(service: Service, tmp_path: Path
 )
 def test_an_endpoint_that_is_no_url_or_holds_a_secret_is_refused(url: str) -> None:
     with pytest.raises(BadInput) as caught:
-        available(JudgeConfig(provider="openai", base_url=url))
+        load_config("smoke", overrides={"grpo.judge.provider": "openai", "grpo.judge.base_url": url})
     assert SECRET not in str(caught.value)
 
 

@@ -24,7 +24,7 @@ from tests.rewards.judging_service import Reply, Service
 FORMAT = FORMATS["chatml-think"]
 TESTS = json.dumps([{"input": "1 2\n", "output": "3\n", "kind": "stdin"}])
 RIGHT, WRONG = "print(sum(map(int, input().split())))", "print(4)"
-END, OTHER = 642, 5  # ids of the tiny tokenizer's <|im_end|>, and of a token that ends nothing
+END, OTHER = 640, 5  # ids of the tiny model's end token, and of a token that ends nothing
 
 
 def answer(code: str) -> str:

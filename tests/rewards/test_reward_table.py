@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gwen25.config import GrpoConfig, JudgeConfig
+from gwen25.config import GrpoConfig, JudgeConfig, load_config
 from gwen25.errors import BadInput
 from gwen25.rewards import REWARDS, active, identities, weights
 
@@ -60,12 +60,17 @@ def test_a_run_on_form_alone_must_be_asked_for() -> None:
         {"execution": 0.0},
         {"format_exact": 0.5, "format_approximate": 0.5},
         {"format_exact": -0.1},
-        {"execution": float("nan")},
     ],
 )
 def test_form_may_not_outrank_a_program(chosen: dict[str, float]) -> None:
     with pytest.raises(BadInput, match=r"grpo\.reward_weights"):
         active(GrpoConfig(reward_weights=chosen))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_weight_is_a_number(number: str) -> None:
+    with pytest.raises(BadInput, match=r"grpo\.reward_weights\.execution: .* finite"):
+        load_config("smoke", overrides={"grpo.reward_weights.execution": float(number)})
 
 
 def test_the_best_form_is_below_the_worst_right_program_by_default() -> None:
