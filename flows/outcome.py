@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gwen25.artifacts import Artifact, Manifest
 from gwen25.benchmarks import report
+from gwen25.commands.store import seconds
 
 
 class Outcome(BaseModel):
@@ -39,8 +40,13 @@ def summarise(outcome: Outcome, *, markdown: bool = False) -> str:
 
 def _row(name: str, artifact: Artifact, cached: bool) -> list[str]:
     manifest = Manifest.read(artifact.path)
-    seconds = f"{manifest.provenance['seconds']:.1f}"
-    return [name, "Cached" if cached else "made", seconds, f"{artifact.stage}:{artifact.key[:8]}", _headline(artifact.stage, manifest)]
+    return [
+        name,
+        "Cached" if cached else "made",
+        seconds(manifest.provenance["seconds"]),
+        f"{artifact.stage}:{artifact.key[:8]}",
+        _headline(artifact.stage, manifest),
+    ]
 
 
 def _headline(stage: str, manifest: Manifest) -> str:

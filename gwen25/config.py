@@ -306,7 +306,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise BadInput(f"--set {text!r}: section.key=value is expected, such as grpo.max_steps=20")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise BadInput(f"--set {name}: the value is not YAML ({_one_line(error)})") from error
     if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):
         parsed = float(parsed)  # YAML 1.1 reads 5e-5 as text
@@ -346,7 +346,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def _as_mapping(text: str, where: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise BadInput(f"{where}: not YAML ({_one_line(error)})") from error
     if values is None:
         return {}

@@ -61,6 +61,7 @@ def check(config: Config, wanted: Collection[str]) -> None:
     store = Store.default()
     for name in [name for name in STAGES if name in wanted]:
         _CHECKS.get(name, _nothing)(config)
+        resolve.resolve(name, config, lambda _: None)  # names of the hub, formats, files; asked once, and remembered for the run
     if config.evaluate.backend == "openai":
         wanted = set(wanted) - {"evaluate"}  # the model is elsewhere: no GPU, context or base model of ours takes part
     _gpu(config, wanted)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gwen25 import cli, preflight
+from gwen25 import cli, preflight, samples
 from gwen25.artifacts import Store
 
 TINY = {"base_model": "sample:tiny-qwen2"}
@@ -158,6 +158,70 @@ def test_one_node_without_prefect_then_the_store_commands(capsys: pytest.Capture
     (Path(row["path"]) / "payload" / "train.jsonl").open("a").write("x")
     status, out, _ = run(capsys, "verify", "--json")
     assert status == 1 and json.loads(out)[0]["intact"] is False
+
+
+def test_rows_as_tokens_with_what_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "dataset", "--show", "1")
+    read, trained = ([line for line in out.splitlines() if line.startswith(mark)] for mark in (". ", "* "))
+    assert status == 0 and '"<think"' in read[-2] + read[-1] and '"<|im_end|>"=642' in trained[-1]
+    assert not any("im_start" in line for line in trained)
+
+
+def test_a_users_file_is_checked_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = str(samples.path("rows.jsonl"))
+    status, out, _ = run(capsys, "dataset", "--check", rows)
+    assert status == 0 and f"{rows}, line 58: no_code" in out and "55 kept" in out.splitlines()[-1]
+    assert not list(Store.default().root.glob("*/*"))
+
+
+REPORT = {"rows": [{"question_id": q, "difficulty": "easy", "n": 1, "c": c} for q, c in (("a", 1), ("b", 0))], "n": 1, "temperature": 0.2}
+
+
+def test_two_reports_are_compared_on_the_problems_they_share(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, report in (("a", REPORT), ("b", {**REPORT, "rows": REPORT["rows"][:1], "temperature": 0.6})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    status, out, _ = run(capsys, "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    assert status == 0 and "not measured alike: temperature" in out and "1 problems are in one report only" in out
+    status, out, _ = run(capsys, "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--json")
+    assert json.loads(out)["problems"] == 1
+
+
+def test_answers_that_exist_are_graded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    problems = samples.path("problems.jsonl")
+    question = json.loads(problems.read_text().splitlines()[0])["question_id"]
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"question_id": question, "output": "```python\nprint(0)\n```"}) + "\n")
+    status, out, _ = run(capsys, "grade", str(problems), str(tmp_path / "answers.jsonl"), "--out", str(tmp_path / "verdicts.jsonl"))
+    assert status == 0 and "0 of 1 passed" in out
+    assert json.loads((tmp_path / "verdicts.jsonl").read_text()) == {"question_id": question, "passed": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["compare", "/no/a.json", "/no/b.json"], "/no/a.json"),
+        (["grade", "/no/problems.jsonl", "/no/answers.jsonl", "--out", "/no/such/folder/v.jsonl"], "--out /no/such/folder/v.jsonl"),
+        (["evaluate", "/no/model"], "/no/model"),
+        (["evaluate", "sft:00"], "names no artifacts"),
+        (["evaluate", "--base-url", "http://user:secret@127.0.0.1:1/v1"], "user name, password"),
+        (["evaluate", "--base-url", "nonsense"], "http(s)://host"),
+        (["evaluate", "some/model-nobody-has"], "HF_HUB_OFFLINE"),
+        (["run", "--set", "runtime.launcher={sft: []}"], "runtime.launcher"),
+        (["run", "--set", f"dataset.source={'x' * 300}"], "neither a local path nor a dataset"),
+        (["run", "--set", "runtime.timeout_seconds=.inf"], "finite"),
+        (["run", "--set", "evaluate.start_date=2024-99-99"], "evaluate.start_date"),
+        (["run", "--until", "sft", "--refresh", "merge"], "ends before merge"),
+        (["run", "--set", "evaluate.max_tokens=2048"], "more than the model's context"),
+        (["run", "--set", "evaluate.backend=openai", "--set", "evaluate.base_url=http://127.0.0.1:1/v1"], "cannot be both"),
+    ],
+)
+def test_more_that_is_refused_in_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str) -> None:
+    err = refused(capsys, *arguments)
+    assert expected in err and "secret@" not in err
+
+
+def test_a_malformed_problems_file_is_refused_before_the_training(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "problems.jsonl").write_text('{"question_id": "1"}\n')
+    assert "problems.jsonl" in refused(capsys, "run", "--set", f"evaluate.problems={tmp_path / 'problems.jsonl'}")
 
 
 def test_a_dry_run_says_what_would_run_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
