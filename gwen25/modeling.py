@@ -295,15 +295,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         alpha, rank = float(config["lora_alpha"]), int(config["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is not the config of a LoRA adapter ({type(error).__name__}: {error})") from error
-    for option in (
-        "use_dora",
-        "lora_bias",
-        "modules_to_save",
-        "rank_pattern",
-        "alpha_pattern",
-        "fan_in_fan_out",
-        "trainable_token_indices",
-    ):
+    for option in _NOT_PLAIN:
         if config.get(option):
             raise BadInput(f"{file}: {option} is set; only plain LoRA on the linear layers can be checked and merged here")
     if rank < 1 or not alpha:

@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             return "failed to validate GGUF with llama-quantize without compatibility patches: llama-quantize failed: exit status 1"
         for digest in asked["files"].values():
             if digest not in self.fake.blobs:
-                return f"open /root/.ollama/models/blobs/{digest.replace(':', '-')}: no such file or directory"
+                return f"open /srv/ollama/models/blobs/{digest.replace(':', '-')}: no such file or directory"
             if not self.fake.blobs[digest].startswith(b"GGUF"):
                 return "supplied file was not in GGUF format"
         template = asked.get("template", "")
