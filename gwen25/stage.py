@@ -84,7 +84,6 @@ class Plan:
     stage: Stage
     key: str
     section: dict[str, Any]
-    keyed: dict[str, Any]
     resolved: Resolved
     inputs: dict[str, Artifact]
     runtime: RuntimeConfig
@@ -105,10 +104,9 @@ def plan_stage(name: str, config: Config, inputs: dict[str, Artifact], warn: War
     if extra is not None:
         resolved = Resolved({**resolved.externals, **extra.externals}, {**resolved.locations, **extra.locations})
     section = getattr(config, name).model_dump(mode="json")
-    keyed = keyed_section(section)
-    parts = [name, stage.version, keyed, resolved.externals, {role: artifact.digest for role, artifact in inputs.items()}]
+    parts = [name, stage.version, keyed_section(section), resolved.externals, {role: artifact.digest for role, artifact in inputs.items()}]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
-    return Plan(stage, key, section, keyed, resolved, inputs, config.runtime)
+    return Plan(stage, key, section, resolved, inputs, config.runtime)
 
 
 def keyed_section(section: Mapping[str, Any]) -> dict[str, Any]:

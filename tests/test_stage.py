@@ -39,7 +39,7 @@ def plan(script: str = "", name: str = "dataset", key: str = "a" * 32, **runtime
         },
     )
     section = getattr(config, name).model_dump(mode="json")
-    return Plan(stage.STAGES[name], key, section, stage.keyed_section(section), Resolved(), {}, config.runtime)
+    return Plan(stage.STAGES[name], key, section, Resolved(), {}, config.runtime)
 
 
 def key_of(name: str, inputs: dict[str, Artifact] | None = None, **overrides: Any) -> str:
@@ -246,7 +246,7 @@ def test_a_stage_without_a_launcher_sees_one_gpu(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
     config = load_config("smoke", overrides={"runtime.device": "cuda", **{f"runtime.{name}": value for name, value in runtime.items()}})
     section = config.sft.model_dump(mode="json")
-    made = Plan(stage.STAGES["sft"], "a" * 32, section, stage.keyed_section(section), Resolved(), {}, config.runtime)
+    made = Plan(stage.STAGES["sft"], "a" * 32, section, Resolved(), {}, config.runtime)
     assert stage._environment(made).get("CUDA_VISIBLE_DEVICES") == seen
 
 

@@ -20,7 +20,7 @@ from tasks import node, ui
 
 def plan(name: str, device: str) -> Plan:
     config = load_config("smoke", overrides={"runtime.device": device})
-    return Plan(stage.STAGES[name], os.urandom(16).hex(), {}, {}, Resolved(), {}, config.runtime)
+    return Plan(stage.STAGES[name], os.urandom(16).hex(), {}, Resolved(), {}, config.runtime)
 
 
 @pytest.mark.slow
