@@ -16,7 +16,7 @@ from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.outcome import Outcome, summarise
-from gwen25 import preflight, stage
+from gwen25 import child, preflight
 from gwen25.artifacts import Artifact
 from gwen25.config import load_config
 from gwen25.errors import BadInput, StageFailed
@@ -58,7 +58,7 @@ def finetune(
         refresh: nodes to make again though the store holds them
         until: the last node to run; empty runs all
     """
-    stage.allow()
+    child.allow()
     nodes: dict[str, PrefectFuture[Artifact]] = {}
     try:
         config = load_config(profile, recipe, overrides=overrides)
@@ -94,6 +94,6 @@ def finetune(
     except StageFailed as failure:
         return Failed(message=str(failure), data=failure)
     finally:
-        stage.stop_all()  # on cancel the tasks' own `finally` does not run
+        child.stop_all()  # on cancel the tasks' own `finally` does not run
     ui.summary(summarise(outcome, markdown=True))
     return outcome

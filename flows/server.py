@@ -43,8 +43,10 @@ def running() -> Iterator[None]:
     try:
         _wait(process, url, log)
         with temporary_settings({PREFECT_API_URL: url}):
-            yield
-            APILogWorker.drain_all(timeout=5)  # the last lines, before their reader goes
+            try:
+                yield
+            finally:  # the last lines, before their reader goes: sent to nobody, they hold up the exit for a minute
+                APILogWorker.drain_all(timeout=5)
     finally:
         process.terminate()
         process.wait()

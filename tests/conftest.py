@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gwen25 import stage
+from gwen25 import child
 
 REPOSITORY = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, as it is imported
@@ -29,7 +29,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GWEN25_HOME", str(tmp_path_factory.getbasetemp() / "gwen25-home"))
-    stage.allow()
+    child.allow()
 
 
 @pytest.fixture(scope="session")

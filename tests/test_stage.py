@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gwen25 import job, stage
+from gwen25 import child, job, stage
 from gwen25.artifacts import Artifact, Manifest, Store
 from gwen25.config import load_config
 from gwen25.errors import BadInput, StageFailed
@@ -181,11 +181,11 @@ def test_stop_all_ends_what_runs(store: Store) -> None:
 
     thread = threading.Thread(target=make)
     thread.start()
-    while not stage._RUNNING:
+    while not child._RUNNING:
         time.sleep(0.01)
     time.sleep(0.5)
     started = time.monotonic()
-    stage.stop_all()
+    child.stop_all()
     thread.join(10)
     assert time.monotonic() - started < 5 and failures[0].cause == "cancelled" and not failures[0].retry
 
@@ -247,7 +247,7 @@ def test_a_stage_without_a_launcher_sees_one_gpu(
     config = load_config("smoke", overrides={"runtime.device": "cuda", **{f"runtime.{name}": value for name, value in runtime.items()}})
     section = config.sft.model_dump(mode="json")
     made = Plan(stage.STAGES["sft"], "a" * 32, section, Resolved(), {}, config.runtime)
-    assert stage._environment(made).get("CUDA_VISIBLE_DEVICES") == seen
+    assert child.environment(made).get("CUDA_VISIBLE_DEVICES") == seen
 
 
 # --- what must not be lost, and what must not be kept ----------------------------------------------------------------
@@ -310,10 +310,10 @@ def test_memory_is_known_by_every_librarys_words(message: str) -> None:
 
 
 def test_nothing_starts_after_stop_all_until_it_is_allowed(store: Store) -> None:
-    stage.stop_all()
+    child.stop_all()
     with pytest.raises(StageFailed, match="being stopped"):
         stage.launch(plan(key="12" * 16), store, lambda _: None)
-    stage.allow()
+    child.allow()
     stage.launch(plan(key="12" * 16), store, lambda _: None)
 
 
