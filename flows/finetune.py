@@ -1,6 +1,6 @@
 """finetune: the whole DAG, in reading order.
 
-dataset -> sft -> grpo -> adapters -> merge -> gguf -> ollama
+dataset -> sft -> grpo -> adapters -> merge -> gguf -> score -> ollama
                                       merge -> evaluate, and the base model beside it
 
 gwen25 run --profile smoke            prefect deployment run finetune/smoke
@@ -29,14 +29,15 @@ from tasks.grpo import grpo
 from tasks.merge import merge
 from tasks.node import submit
 from tasks.ollama import ollama
+from tasks.score import score
 from tasks.sft import sft
 
-Profile = Literal["a100", "smoke"]
-Recipe = Literal["reference"]
-Until = Literal["dataset", "sft", "grpo", "adapters", "merge", "gguf", "ollama", "evaluate"]
+Profile = Literal["a100", "cpu", "multi-gpu", "smoke", "t4"]
+Recipe = Literal["recommended", "reference"]
+Until = Literal["dataset", "sft", "grpo", "adapters", "merge", "gguf", "score", "ollama", "evaluate"]
 
 
-# 4 threads: gguf -> ollama beside the two evaluations; the GPU's slot keeps those apart
+# 4 threads: gguf -> score -> ollama beside the two evaluations; the GPU's slot keeps those apart
 @flow(
     name="finetune",
     task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]  # its class is generic in a type it never uses
@@ -81,7 +82,8 @@ def finetune(
         node(adapters, "grpo")
         node(merge, "adapters")
         node(gguf, "merge")
-        node(ollama, "gguf")
+        node(score, "merge", "gguf")
+        node(ollama, "gguf", "score")
         node(evaluate, "merge")
         if config.evaluate.baseline:
             node(baseline, after="merge")

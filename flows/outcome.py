@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
+from prefect.futures import PrefectFuture
 from pydantic import BaseModel, ConfigDict
 
 from gwen25.artifacts import Artifact, Manifest
@@ -20,6 +22,14 @@ class Outcome(BaseModel):
     artifacts: dict[str, Artifact]
     cached: tuple[str, ...]
 
+    @classmethod
+    def of(cls, nodes: Mapping[str, PrefectFuture[Artifact]]) -> Self:
+        """Wait for all, since a branch that fails does not end another; then raises what the first in order that failed did."""
+        for future in nodes.values():
+            future.wait()
+        made = {name: future.result() for name, future in nodes.items()}
+        return cls(artifacts=made, cached=tuple(name for name, future in nodes.items() if future.state.name == "Cached"))
+
 
 def summarise(outcome: Outcome, *, markdown: bool = False) -> str:
     """The nodes as a table, then the evaluation as one."""
@@ -31,9 +41,10 @@ def summarise(outcome: Outcome, *, markdown: bool = False) -> str:
         widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
         table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows])
     reports = {
-        label: _report(outcome.artifacts[name])
-        for name, label in (("baseline", "base"), ("evaluate", "tuned"))
+        label: found
+        for name, model in (("baseline", "base"), ("evaluate", "tuned"))
         if name in outcome.artifacts
+        for label, found in _reports(outcome.artifacts[name], model).items()
     }
     return table + ("\n\n" + report.table(reports) if reports else "")
 
@@ -64,16 +75,18 @@ def _short(value: Any) -> str:
 
 HEADLINES = {
     "dataset": (("rows_read", "read"), ("rows_kept", "kept"), ("rows_train", "train"), ("rows_grpo", "grpo")),
-    "sft": (("loss", "loss"), ("heldout_loss", "held-out loss")),
+    "sft": (("loss", "loss"), ("heldout_loss", "held-out loss"), ("stop_rate", "ends")),
     "grpo": (("reward", "reward"), ("kl", "kl"), ("coverage", "coverage")),
     "adapters": (("parameters", "weights"), ("largest", "largest")),
     "merge": (("max_logit_difference", "max |logit difference|"),),
     "gguf": (("type", "type"), ("bytes", "bytes")),
+    "score": (("mean_kl", "KL"), ("top1_agreement", "top-1"), ("difference", "pass@1 difference")),
     "ollama": (("name", "name"), ("created", "created")),
     "evaluate": (("problems", "problems"), ("truncated", "truncated"), ("no_code", "without code")),
 }
 
 
-def _report(artifact: Artifact) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((artifact.payload / "report.json").read_text(encoding="utf-8"))
-    return value
+def _reports(artifact: Artifact, model: str) -> dict[str, dict[str, Any]]:
+    """An evaluation's report, and the one of the second prompt where the model was asked in both ways."""
+    files = {model: artifact.payload / "report.json", f"{model}, base-model prompt": artifact.payload / "base_prompt" / "report.json"}
+    return {label: json.loads(file.read_text(encoding="utf-8")) for label, file in files.items() if file.exists()}

@@ -218,7 +218,7 @@ class Store:
         if folder.exists():
             self.set_aside(made.stage, made.key)
         work.rename(folder)
-        _fsync_folder(folder.parent)
+        flush(folder.parent)
         for name in ("request.json", "attempts.json", "result.json"):
             if (folder / name).exists():
                 (folder / name).replace(folder / "aside" / name)
@@ -238,17 +238,24 @@ class Store:
 
     def resolve(self, reference: str) -> Artifact:
         """`stage:key-prefix`, or an alias. Raises BadInput for none or several."""
-        alias = self.aliases().get(reference)
+        aliases = self.aliases()
+        alias = aliases.get(reference)
         stage, colon, prefix = (alias["stage"], ":", alias["key"]) if alias else reference.partition(":")
+        if reference.partition("@")[0] == "champion" and "champion" not in aliases:
+            raise BadInput("no champion yet: `gwen25 promote REF`, or the deployment retrain, names one")
         if not colon:
             raise BadInput(f"{reference!r} is neither a store reference (such as sft:3f2a, see `gwen25 list`) nor an alias")
-        keys = [folder.name for folder in self._folders() if folder.parent.name == stage and folder.name.startswith(prefix)]
+        keys = self.keys(stage, prefix)
         if len(keys) != 1:
             raise BadInput(
                 f"{reference!r} names {len(keys) or 'no'} artifacts; `gwen25 list` shows them" + (", give more of the key" if keys else "")
             )
         folder = self.folder(stage, keys[0])
         return Artifact(stage=stage, key=keys[0], digest=Manifest.read(folder).digest, path=folder)
+
+    def keys(self, stage: str, prefix: str) -> list[str]:
+        """The keys of a stage's artifacts that begin so."""
+        return [folder.name for folder in self._folders() if folder.parent.name == stage and folder.name.startswith(prefix)]
 
     def verify(self, artifact: Path) -> None:
         """Read every byte of an artifact. Raises DamagedArtifact."""
@@ -331,8 +338,9 @@ def _remove(folder: Path) -> int:
     return size
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Have the disk hold a file's bytes, or a folder's names, before anything goes on."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

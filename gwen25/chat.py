@@ -32,11 +32,13 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
+from gwen25 import extraction
 from gwen25.data import Message, Problem
 from gwen25.errors import BadInput
+from gwen25.extraction import extract
 
-THINK_OPEN: Final = "<think>"
-THINK_CLOSE: Final = "</think>"
+THINK_OPEN: Final = extraction.THINK_OPEN
+THINK_CLOSE: Final = extraction.THINK_CLOSE
 FENCE: Final = "```"
 
 
@@ -45,11 +47,13 @@ class Answer:
     """A model's answer taken apart. `code` and `reasoning` are None where the text holds none.
 
     `well_formed`: exactly reasoning, `</think>`, and one closed python block that is not blank, with nothing after it.
+    `finished`: the reasoning was closed, and so was the last block, if there is any: the text was not cut off inside them.
     """
 
     reasoning: str | None
     code: str | None
     well_formed: bool
+    finished: bool
 
 
 _JINJA: Final = """\
@@ -130,10 +134,10 @@ class ChatFormat:
         body = body.removeprefix(THINK_OPEN)
         thought, close, after = body.partition(THINK_CLOSE)
         if not close:
-            return Answer(reasoning=None, code=extract_code(body), well_formed=False)
-        code, block = _last_program(after), _ONE_BLOCK.fullmatch(after)
-        tidy = THINK_OPEN not in thought and block is not None and bool(block[1].strip()) and code == _unix(block[1].removesuffix("\n"))
-        return Answer(reasoning=thought.strip(), code=code, well_formed=tidy)
+            return Answer(None, extract(body).code, well_formed=False, finished=False)
+        found = extract(after)
+        tidy = THINK_OPEN not in thought and found.plain and bool(found.code and found.code.strip())
+        return Answer(thought.strip(), found.code, tidy, found.finished)
 
     def program(self, text: str, *, unclosed: bool = False) -> str | None:
         """The program that an answer hands in; None where it hands in none. A blank one is none: it would pass any test of no output.
@@ -151,13 +155,6 @@ class ChatFormat:
         return encode(prompt) + encode(target) == encode(prompt + target)
 
 
-# the shape `answer` writes: one closed python block, nothing else, no fence line inside it
-_ONE_BLOCK: Final = re.compile(r"\s*```python\n((?:(?!```)[^\n]*\n)*)```\s*")
-# possessive (*+) throughout: a hostile line must not make the match try its splits one by one
-_FENCE: Final = re.compile(r"^(?P<indent>[ \t]*+)(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<language>[\w+-]*+)[^`\n]*+$")
-_PYTHON: Final = frozenset({"", "python", "python3", "py", "py3"})
-
-
 def _visible(message: Message) -> str:
     """A turn's content less the reasoning of an earlier assistant turn."""
     content = message["content"]
@@ -167,54 +164,12 @@ def _visible(message: Message) -> str:
 
 
 def extract_code(text: str) -> str | None:
-    """The last complete Python block of an answer; an unclosed last block counts where no closed one stands before it.
+    """The program in a text that may hold reasoning: the last complete Python block after `</think>`, as `extraction` finds it.
 
-    A fence may be of backticks or tildes, indented (a list item's block loses that indentation), or labelled python, py or
-    not at all. It closes at a line of as long a fence of its kind, indented by less than 4 more, and at the next labelled
-    fence, for models that forget to close. A block labelled with another language is skipped. Text before `</think>` is a
-    draft: it is never read where a `</think>` is. A program that holds a fence line inside a string is cut there.
+    Text before `</think>` is a draft: it is never read where a `</think>` is.
     """
     before, close, after = text.partition(THINK_CLOSE)
-    return _last_program(after if close else before)
-
-
-def _last_program(text: str) -> str | None:
-    lines = _unix(text).split("\n")  # not splitlines: it would also break at U+2028 inside a string
-    closed, unclosed, at = None, None, 0
-    while at < len(lines):
-        opening = _FENCE.match(lines[at])
-        at += 1
-        if opening is None:
-            continue
-        start, indent = at, len(opening["indent"])
-        while at < len(lines) and not _ends(opening, lines[at]):
-            at += 1
-        if opening["language"].lower() in _PYTHON:
-            block = "\n".join(line[min(indent, len(line) - len(line.lstrip())) :] for line in lines[start:at])
-            if at < len(lines):
-                closed = block
-            else:
-                unclosed = block
-        if at < len(lines) and not _labelled(lines[at]):
-            at += 1  # the closing fence; a labelled one opens the next block
-    return closed if closed is not None else unclosed
-
-
-def _unix(text: str) -> str:
-    return re.sub(r"(?<!\r)\r++\n", "\n", text)
-
-
-def _ends(opening: re.Match[str], line: str) -> bool:
-    """True where the line closes the block, or opens the next."""
-    fence = _FENCE.match(line)
-    if fence is None or len(fence["indent"]) - len(opening["indent"]) >= 4:
-        return False
-    return fence["fence"].startswith(opening["fence"])
-
-
-def _labelled(line: str) -> bool:
-    fence = _FENCE.match(line)
-    return fence is not None and fence["language"] != ""
+    return extract(after if close else before.lstrip().removeprefix(THINK_OPEN)).code
 
 
 FORMATS: Final[dict[str, ChatFormat]] = {

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from gwen25 import job
 from gwen25.errors import StageFailed
 
 if TYPE_CHECKING:
+    from gwen25.config import RuntimeConfig
     from gwen25.stage import Plan
 
 OnLine = Callable[[str], None]
@@ -71,8 +73,7 @@ class Child:
         self.cancelled = self.timed_out = False
         self._oom_before = _oom_kills()
         name, runtime = plan.stage.name, plan.runtime
-        python = runtime.python.get(name, sys.executable)  # type: ignore[call-overload]
-        launcher = runtime.launcher.get(name, (python,))  # type: ignore[call-overload]
+        launcher = runtime.launcher.get(name, (interpreter(runtime, name),))  # type: ignore[call-overload]
         supervisor = [
             sys.executable,
             "-I",
@@ -167,10 +168,23 @@ def _oom_kills() -> int:
     return int(found[1]) if found else 0
 
 
+def interpreter(runtime: RuntimeConfig, stage: str) -> str:
+    """The Python that runs a stage: the one that the config names for it, else our own."""
+    return str(runtime.python.get(stage, sys.executable))  # type: ignore[call-overload]
+
+
+def search_path(runtime: RuntimeConfig, stage: str) -> str:
+    """PATH for a stage, its interpreter's folder first: `accelerate` is found there whether or not that environment is activated."""
+    found = shutil.which(interpreter(runtime, stage))
+    folders = [str(Path(found).absolute().parent)] if found else []
+    return os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)])
+
+
 def environment(plan: Plan) -> dict[str, str]:
     """The child's environment: the caller's, less Prefect's own, plus what makes output prompt and runs repeatable."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {
+        "PATH": search_path(plan.runtime, plan.stage.name),
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # torch's deterministic algorithms on CUDA ask for it

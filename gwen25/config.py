@@ -2,7 +2,7 @@
 
     load_config(profile="smoke", overrides={"grpo.max_steps": 8})
 
-Precedence: defaults < recipe < profile < `--config FILE` < `--set section.key=value`. Field names are TRL's, PEFT's and
+Precedence: defaults < recipe < profile < `--config FILE` < AUTO_HPARAMS < `--set section.key=value`. Field names are TRL's, PEFT's and
 llama.cpp's own, so that one name is found from YAML to trainer. `base_model`, `seed` and `chat_format` are written once at
 the top and pushed into each section that has them. The environment decides nothing here but AUTO_HPARAMS (read once, here);
 secrets never enter a config.
@@ -31,7 +31,7 @@ from gwen25.errors import BadInput, unknown
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 GgufType = Literal["f32", "f16", "bf16", "q8_0", "q2_k", "q3_k_m", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k"]
-StageName = Literal["dataset", "sft", "grpo", "adapters", "merge", "gguf", "ollama", "evaluate"]
+StageName = Literal["dataset", "sft", "grpo", "adapters", "merge", "gguf", "score", "ollama", "evaluate"]
 
 
 def _plain_url(url: str) -> str:
@@ -46,11 +46,26 @@ def _plain_url(url: str) -> str:
 
 def _day(value: object) -> object:
     """YAML reads 2024-03-01 as a date; JSON and the command line give text."""
-    return date.fromisoformat(value).isoformat() if isinstance(value, str) else value.isoformat() if isinstance(value, date) else value
+    try:
+        return date.fromisoformat(value).isoformat() if isinstance(value, str) else value.isoformat() if isinstance(value, date) else value
+    except ValueError:
+        raise ValueError("a day such as 2024-03-01 is expected") from None
+
+
+def _named(name: str) -> str:
+    if not name.strip():  # as a path it would be the current folder
+        raise ValueError("a hub id, a directory or sample:tiny-qwen2 is expected")
+    return name
+
+
+def _off(value: object) -> object:
+    """YAML reads the word off as false."""
+    return "off" if value is False else value
 
 
 BaseUrl = Annotated[str, AfterValidator(_plain_url)]
 Day = Annotated[str, BeforeValidator(_day)]
+ModelName = Annotated[str, AfterValidator(_named)]
 
 
 class Section(BaseModel):
@@ -62,7 +77,7 @@ class Section(BaseModel):
 class ModelSection(Section):
     """A section that is told the model, the seed and the format; they are written once, at the top of the config."""
 
-    base_model: str = Field("Qwen/Qwen2.5-3B", description="hub id, directory, or sample:tiny-qwen2")
+    base_model: ModelName = Field("Qwen/Qwen2.5-3B", description="hub id, directory, or sample:tiny-qwen2")
     seed: int = Field(42, ge=0, lt=2**32, description="seed of every random choice in this stage")
     chat_format: str = Field("chatml-think", description="name in gwen25.chat.FORMATS")
 
@@ -77,7 +92,13 @@ class DatasetConfig(ModelSection):
     max_length: int = Field(32768, ge=64, description="tokens of prompt and target together; longer rows are dropped, never cut")
     max_prompt_length: int = Field(2048, ge=16, description="tokens of a GRPO prompt; longer ones are left out of the GRPO rows")
     heldout_fraction: float = Field(0.05, ge=0, lt=1, description="fraction of statements held out of training")
+    target: Literal["reasoning", "solution"] = Field(
+        "reasoning", description="what SFT teaches: reasoning and program; or the program behind a think block that is closed at once"
+    )
     max_tests: int = Field(16, ge=1, description="tests kept of a GRPO row")
+    grpo_source: str | None = Field(
+        None, description="a .jsonl or .jsonl.gz file of problems in LiveCodeBench's schema for GRPO; null: the rows' own statements"
+    )
     verify_solutions: bool = Field(True, description="run each row's program on its statement's examples; drop the row where it fails")
 
 
@@ -107,6 +128,9 @@ class SftConfig(TrainingSection):
     lora_r: int = Field(32, ge=1, description="rank")
     lora_alpha: int = Field(64, ge=1)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
+    trainable_chat_tokens: bool = Field(
+        False, description="train the embedding rows of <|im_start|> and <|im_end|> too (PEFT's trainable_token_indices)"
+    )
     auto_hparams: bool = Field(False, description="take learning rate, accumulation and warm-up from the data set's size (AUTO_HPARAMS=1)")
 
 
@@ -142,6 +166,12 @@ class GrpoConfig(TrainingSection):
         ("format_exact", "format_approximate", "execution", "judge"), description="names in gwen25.rewards.REWARDS"
     )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="by name; the rewards' own defaults where absent")
+    execution_reward: Literal["all", "fraction"] = Field(
+        "all", description="1 where all tests pass, else 0; or the fraction that passes, which pays constant answers too"
+    )
+    shuffle_rewards: bool = Field(
+        False, description="a control: the rewards of each group are dealt out among its completions at random, and nothing can be learnt"
+    )
     none_policy: Literal["completion", "group"] = Field(
         "completion", description="a correctness reward that is unknown: drop that completion, or that reward for its whole group"
     )
@@ -151,6 +181,25 @@ class GrpoConfig(TrainingSection):
     coverage_window: int = Field(10, ge=1, description="optimizer steps over which coverage is taken")
     allow_format_only: bool = Field(False, description="train on format alone where rows have neither tests nor a judge")
     judge: JudgeConfig = JudgeConfig()
+    vllm: Annotated[Literal["off", "colocate", "server"], BeforeValidator(_off)] = Field(
+        "off", description="what samples: Transformers (off), vLLM in this process (colocate), or a vLLM server of TRL's (server)"
+    )
+    vllm_gpu_memory_utilization: float = Field(
+        0.3, gt=0, lt=1, description="colocate: share of the GPU that vLLM takes, for its copy of the weights and its KV cache"
+    )
+    vllm_enable_sleep_mode: bool = Field(True, description="colocate: vLLM gives its memory back while the trainer works")
+    vllm_max_model_length: int | None = Field(None, ge=16, description="colocate: tokens of prompt and answer; null: of the longest")
+    vllm_server_base_url: BaseUrl | None = Field(None, description="server: of `trl vllm-serve`, such as http://127.0.0.1:8000")
+
+    @model_validator(mode="after")
+    def _vllm_can_sample(self) -> Self:
+        if self.vllm == "server" and self.vllm_server_base_url is None:
+            raise ValueError("grpo.vllm=server needs grpo.vllm_server_base_url, such as http://127.0.0.1:8000 (trl vllm-serve)")
+        if self.vllm != "off" and self.load_in_4bit:
+            raise ValueError(
+                f"grpo.vllm={self.vllm} needs grpo.load_in_4bit=false, or grpo.vllm=off: an adapter on 4-bit weights cannot be handed on"
+            )
+        return self
 
 
 class AdaptersConfig(ModelSection):
@@ -167,14 +216,39 @@ class GgufConfig(Section):
     type: GgufType = Field("q8_0", description="f32, f16, bf16, q8_0 by the gguf package; K-quants by llama.cpp's quantizer")
 
 
+class ScoreConfig(Section):
+    """The GGUF beside the merged model, before it is packaged. Problems are those of `evaluate`, evenly spaced by id."""
+
+    max_problems: int = Field(16, ge=1, description="problems that both answer once, greedily")
+    max_tokens: int = Field(2048, ge=1, description="tokens of an answer; llama.cpp makes them on the CPU, one after the other")
+    positions: int = Field(
+        2000, ge=1, description="tokens of the merged model's answers at which next-token distributions are held against each other"
+    )
+    top_k: int = Field(1024, ge=2, description="likeliest tokens told apart; below the vocabulary's size the KL is a lower bound")
+    dtype: Dtype = Field("float32", description="of the merged model here; 16 bits would add their own rounding to the KL")
+    batch_size: int = Field(8, ge=1, description="answers of the merged model made at once")
+    min_top1_agreement: float | None = Field(0.8, ge=0, le=1, description="share of positions with the same first choice; null: not asked")
+    max_kl: float | None = Field(0.2, ge=0, description="mean KL in nats; null: not asked")
+    max_pass_drop: float | None = Field(
+        None, ge=0, le=1, description="fall of pass@1 on these few problems, as 0.1; one problem of 16 is 0.06. null: not asked"
+    )
+    require: bool = Field(True, description="a floor that cannot be checked (no xllamacpp) is an error; false: a warning")
+
+
 class OllamaConfig(Section):
     name: str = Field(
-        "gwen25", pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}(:[A-Za-z0-9._-]{1,80})?$", description="name[:tag] of the model in Ollama"
+        "gwen25",
+        pattern=r"^(([a-z0-9][a-z0-9.:-]{0,99}/)?[a-z0-9][a-z0-9_-]{0,79}/)?[a-z0-9][a-z0-9._-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9._-]{0,79})?$",
+        description="name[:tag] of the model in Ollama, as its own client takes it",
     )
     num_ctx: int = Field(32768, ge=16, description="context in tokens; Ollama's own default is as small as 4096")
     temperature: float = Field(0.6, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
-    smoke_tokens: int = Field(512, ge=1, description="tokens that the smoke prompt may take, where a server answers")
+    smoke: Literal["require", "report"] = Field(
+        "require",
+        description="three small problems at the server: all must end by themselves, parse and run before the name moves; or told only",
+    )
+    smoke_tokens: int = Field(8192, ge=1, description="tokens that the answer to each smoke prompt may take, where a server answers")
     timeout_seconds: float = Field(600, gt=0, description="wall seconds of one request")
 
 
@@ -189,6 +263,9 @@ class EvaluateConfig(Section):
     start_date: Day | None = Field(None, description="contests from this day on, as 2024-03-01")
     end_date: Day | None = Field(None, description="contests up to this day")
     max_problems: int | None = Field(None, ge=1, description="the first of them by id; null takes all")
+    prompt: Literal["chat", "base", "both"] = Field(
+        "chat", description="ours; the benchmark's own for base models; or both, as the flow always asks the base model"
+    )
     n: int = Field(5, ge=1, description="samples of each problem")
     temperature: float = Field(0.2, ge=0, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1)
@@ -200,7 +277,15 @@ class EvaluateConfig(Section):
     served_model: str | None = Field(None, description="the model's name at the server; null asks the server")
     dtype: Dtype = Field("bfloat16", description="of the transformers backend")
     batch_size: int = Field(8, ge=1, description="sequences generated at once (transformers), or requests in flight (openai)")
-    baseline: bool = Field(True, description="evaluate the base model too, on the same problems")
+    baseline: bool = Field(True, description="evaluate the base model too, on the same problems, under both prompts")
+
+    @model_validator(mode="after")
+    def _prompt_can_be_sent(self) -> Self:
+        if self.backend == "openai" and self.prompt != "chat":
+            raise ValueError(
+                f"evaluate.prompt={self.prompt} needs evaluate.backend=transformers: a chat server wraps every prompt in its own template"
+            )
+        return self
 
 
 class RuntimeConfig(Section):
@@ -209,6 +294,9 @@ class RuntimeConfig(Section):
     device: Literal["cuda", "cpu"] = Field("cuda", description="cuda: a GPU is needed, and its absence is an error before anything runs")
     cuda_visible_devices: str | None = Field(
         None, description="as the environment variable; null: the first visible GPU, or all where the stage has a launcher"
+    )
+    gpu_memory_gib: float | None = Field(
+        None, gt=0, description="memory of the GPU that is meant, for `gwen25 estimate`; null asks the driver of this machine"
     )
     python: dict[StageName, str] = Field(default_factory=dict, description="interpreter by stage; the running one where absent")
     launcher: dict[StageName, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
@@ -224,7 +312,7 @@ class RuntimeConfig(Section):
 
 
 class Config(Section):
-    base_model: str = ModelSection.model_fields["base_model"].default
+    base_model: ModelName = ModelSection.model_fields["base_model"].default
     seed: int = Field(42, ge=0, lt=2**32)
     chat_format: str = "chatml-think"
     dataset: DatasetConfig = DatasetConfig()
@@ -233,6 +321,7 @@ class Config(Section):
     adapters: AdaptersConfig = AdaptersConfig()
     merge: MergeConfig = MergeConfig()
     gguf: GgufConfig = GgufConfig()
+    score: ScoreConfig = ScoreConfig()
     ollama: OllamaConfig = OllamaConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     runtime: RuntimeConfig = RuntimeConfig()
@@ -245,6 +334,10 @@ class Config(Section):
             raise ValueError(
                 f"grpo: per_device_train_batch_size x gradient_accumulation_steps = {batch} "
                 f"must be divisible by num_generations = {self.grpo.num_generations}"
+            )
+        if self.grpo.vllm != "off" and self.sft.trainable_chat_tokens:
+            raise ValueError(
+                f"grpo.vllm={self.grpo.vllm} needs sft.trainable_chat_tokens=false, or grpo.vllm=off: vLLM takes no trained rows"
             )
         if self.dataset.max_length > self.sft.max_length:
             raise ValueError(
@@ -286,17 +379,33 @@ def load_config(
         layers.append(_packaged("profile", "gwen25.profiles", profile))
     if file is not None:
         layers.append(read_yaml(file))
-    auto = os.environ.get("AUTO_HPARAMS", "")
-    if auto not in ("", "0", "1"):
-        raise BadInput(f"AUTO_HPARAMS={auto!r}: 1 takes the recommendations, 0 or unset leaves the recipe's values")
-    if auto == "1":
-        layers.append({"sft": {"auto_hparams": True}})
+    layers.append(_nested(auto_hparams()))
     layers.append(_nested(overrides or {}))
     values: dict[str, Any] = {}
     for layer in layers:
         _merge(values, layer)
     _refuse_unknown(Config, values, "")
-    return _validate(_push(values))
+    return _beside_vllm(_validate(_push(values)))
+
+
+# the environment of `make vllm-env`: vLLM's pins exclude Prefect's
+VLLM_PYTHON: Final = Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
+
+
+def _beside_vllm(config: Config) -> Config:
+    """Where vLLM samples, grpo runs in the environment that holds it, unless the config names another interpreter."""
+    if config.grpo.vllm == "off" or "grpo" in config.runtime.python:
+        return config
+    python = {**config.runtime.python, "grpo": str(VLLM_PYTHON)}
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update={"python": python})})
+
+
+def auto_hparams() -> dict[str, bool]:
+    """What AUTO_HPARAMS sets, by dotted name: nothing where it is unset. It stands over a config file, and below `--set`."""
+    auto = os.environ.get("AUTO_HPARAMS", "")
+    if auto not in ("", "0", "1"):
+        raise BadInput(f"AUTO_HPARAMS={auto!r}: 1 takes the recommendations, 0 does not, unset leaves it to sft.auto_hparams")
+    return {"sft.auto_hparams": auto == "1"} if auto else {}
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -420,12 +529,24 @@ def _push(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+_EXPECTED: Final = {  # by pydantic's type of an error, where its own words speak of Python
+    "tuple_type": "a list is expected, such as [a, b]",
+    "dict_type": "a mapping is expected, such as {a: b}",
+    "string_type": "text is expected",
+    "bool_type": "true or false is expected",
+    "bool_parsing": "true or false is expected",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number is expected"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number is expected"),
+    "too_short": "at least one is expected",
+}
+
+
 def _validate(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message = _EXPECTED.get(first["type"]) or re.sub(r"^(Value error, |(Input|String) (?=should))", "", first["msg"])
         given = f", not {first['input']!r}" if where and not isinstance(first["input"], dict) and first["type"] != "secret" else ""
         raise BadInput(f"config: {where + ': ' if where else ''}{message}{given}") from error

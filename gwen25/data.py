@@ -67,26 +67,32 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises BadInput for a file that is missing, unreadable, cut off, or holds a line that is not a JSON object.
     """
+    for number, line in read_lines(path):
+        yield number, json_object(f"{path}, line {number}", line)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, line) for what stands in such a file, blank lines left out. Raises BadInput as `read_jsonl` does."""
     if not path.is_file():
-        raise BadInput(f"no such file: {path}")
+        raise BadInput(f"{path} is a folder; a file is expected" if path.is_dir() else f"no such file: {path}")
     number = 0
     try:
         with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                yield number, _object(path, number, line)
+                if line.strip():
+                    yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadInput(f"{path}, after line {number}: not a complete gzip file ({error}); fetch or write it again") from error
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def json_object(where: str, line: bytes) -> dict[str, Any]:
+    """A line's object. Raises BadInput, beginning with `where`."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}, line {number}: not JSON ({error}); one JSON object a line is expected") from error
+        raise BadInput(f"{where}: not JSON ({error}); one JSON object a line is expected") from error
     if not isinstance(value, dict):
-        raise BadInput(f"{path}, line {number}: a JSON object is expected, not {type(value).__name__}")
+        raise BadInput(f"{where}: a JSON object is expected, not {type(value).__name__}")
     return value

@@ -15,21 +15,24 @@ Not here: writing a GGUF (`gguf_writer`), serving to others.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from gwen25.data import Message
 from gwen25.errors import BadInput, Gwen25Error
 
+_SMALL: Final = 64 << 20  # bytes of a GGUF; a token of it is read in 5 ms by one core
 _REQUEST_SECONDS: Final = 600  # one forward pass of a 3B model in f16 on two cores takes under ten
 
 
@@ -38,13 +41,27 @@ def can_load() -> bool:
     return find_spec("xllamacpp") is not None
 
 
+class Reply(NamedTuple):
+    """An answer, special tokens in `tokens` only. Seconds are llama.cpp's own: of reading the prompt, and of the answer."""
+
+    tokens: list[int]
+    text: str
+    truncated: bool
+    prompt_tokens: int
+    prompt_seconds: float
+    seconds: float
+
+
 class LlamaCpp:
-    """One loaded model. Use it as a context: leaving it frees the memory.
+    """One loaded model. Use it as a context: leaving it frees the memory. `quiet` logs nothing but errors.
+
+    As it comes, llama.cpp keeps keys and values in float16 and may take flash attention, which rounds to float16 too: what Ollama
+    does. `exact` does neither, so that the file alone is what differs from the checkpoint.
 
     Raises Gwen25Error where llama.cpp does not load the file.
     """
 
-    def __init__(self, path: Path, n_ctx: int = 2048, threads: int | None = None):
+    def __init__(self, path: Path, n_ctx: int = 2048, threads: int | None = None, *, quiet: bool = False, exact: bool = False):
         import xllamacpp
 
         if not path.is_file():
@@ -52,26 +69,39 @@ class LlamaCpp:
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx, params.n_parallel = n_ctx, 1
-        params.cpuparams.n_threads = threads or os.cpu_count() or 1
+        params.cpuparams.n_threads = threads or _threads(path)
         params.hostnames, params.port = ["127.0.0.1"], 0
         params.warmup = False
+        if exact:
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type(0)  # GGML_TYPE_F32
+            params.flash_attn_type = xllamacpp.llama_flash_attn_type(0)  # disabled
+        if quiet:
+            params.verbosity = 1
         params.prefill_assistant = False  # else a last assistant turn is left open, without its end token
         try:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
             raise Gwen25Error(f"llama.cpp does not load {path.name}: {error} (its reason stands in the log above)") from error
         self.base_url: str = self._server.listening_address
+        self._asked = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._asked:  # a server that never had a request waits for one for ever as it ends
+            with contextlib.suppress(Gwen25Error, OSError):
+                self.properties()
         del self._server
 
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a text in which special tokens count as such; nothing is added."""
-        tokens: list[int] = self._post("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"]
+    def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
+        """Ids of a text in which special tokens count as such; nothing is added, unless what the file says is asked for."""
+        tokens: list[int] = self._post("/tokenize", {"content": text, "parse_special": True, "add_special": add_special})["tokens"]
         return tokens
+
+    def properties(self) -> dict[str, Any]:
+        """What llama.cpp says of the loaded model: "eos_token", "chat_template" ..."""
+        return self._ask("GET", "/props", None)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The prompt, as the chat template in the file makes it."""
@@ -85,11 +115,66 @@ class LlamaCpp:
         tokens: list[int] = self._post("/completion", body)["tokens"]
         return tokens
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        address = urlsplit(self.base_url)
+    def answer(self, prompt: Sequence[int], n_predict: int) -> Reply:
+        """One greedy answer to the prompt's ids, with how long it took."""
+        body = {"prompt": list(prompt), "n_predict": n_predict, "temperature": 0, "return_tokens": True, "cache_prompt": False}
+        told = self._post("/completion", body)
+        times = told["timings"]
+        return Reply(
+            tokens=told["tokens"],
+            text=told["content"],
+            truncated=told["stop_type"] == "limit",
+            prompt_tokens=times["prompt_n"],
+            prompt_seconds=times["prompt_ms"] / 1000,
+            seconds=times["predicted_ms"] / 1000,
+        )
+
+    def next(self, prompt: Sequence[int], top: int) -> tuple[list[int], list[float]]:
+        """The `top` likeliest tokens after the prompt's ids, the likeliest first, and the logarithms of their probabilities.
+
+        Of the softmax over the whole vocabulary, which llama.cpp takes before any sampling: temperature, top_k and biases do not
+        change it. What the last prompt and this one have in common is not computed again.
+        """
+        # a token that is half a character is held back, and its distribution with it: so a letter is always drawn
+        letter = [[self._letter, 1000]]
+        body = {"prompt": list(prompt), "n_predict": 1, "temperature": 0, "n_probs": top, "cache_prompt": True, "logit_bias": letter}
+        best = self._post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
+        return [one["id"] for one in best], [one["logprob"] for one in best]
+
+    @cached_property
+    def _letter(self) -> int:
+        return self.tokenize("a")[0]
+
+    def stream(self, prompt: Sequence[int], settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What comes after the prompt's ids, part by part: {"content", "stop", ...}; the last one tells why it stopped ("stop_type").
+
+        `settings` in the names of llama.cpp's /completion. A reader that leaves ends the work.
+        """
+        self._asked, address = True, urlsplit(self.base_url)
         connection = http.client.HTTPConnection(address.hostname or "127.0.0.1", address.port, timeout=_REQUEST_SECONDS)
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            body = {"prompt": list(prompt), "stream": True, **settings}
+            connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != 200:
+                raise Gwen25Error(f"llama.cpp answered {response.status} to /completion: {response.read()[:300].decode(errors='replace')}")
+            for line in response:
+                kind, _, text = line.partition(b": ")
+                if kind == b"error":
+                    raise Gwen25Error(f"llama.cpp broke off: {text[:300].decode(errors='replace').strip()}")
+                if kind == b"data":
+                    yield json.loads(text)
+        finally:
+            connection.close()
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", path, json.dumps(body))
+
+    def _ask(self, method: str, path: str, body: str | None) -> dict[str, Any]:
+        self._asked, address = True, urlsplit(self.base_url)
+        connection = http.client.HTTPConnection(address.hostname or "127.0.0.1", address.port, timeout=_REQUEST_SECONDS)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             text = response.read()
         finally:
@@ -98,6 +183,11 @@ class LlamaCpp:
             raise Gwen25Error(f"llama.cpp answered {response.status} to {path}: {text[:300].decode(errors='replace')}")
         answer: dict[str, Any] = json.loads(text)
         return answer
+
+
+def _threads(file: Path) -> int:
+    """All cores, but one for a small file: waiting threads spin, which on a busy machine costs ten times what they save."""
+    return 1 if file.stat().st_size < _SMALL else os.cpu_count() or 1
 
 
 # The numbers of llama.h's enum llama_ftype, which general.file_type holds too.

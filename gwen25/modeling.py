@@ -15,11 +15,11 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gwen25 import models
+from gwen25 import lora, models
 from gwen25.chat import FORMATS, ChatFormat
 from gwen25.errors import BadInput, Unavailable, unknown
 from gwen25.job import Job, write_json
@@ -28,18 +28,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
-ADAPTER_CONFIG: Final = "adapter_config.json"
-# options of LoRA under which a merge is more than W + scale B A
-_NOT_PLAIN: Final = (
-    "use_dora",
-    "lora_bias",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "fan_in_fan_out",
-    "trainable_token_indices",
-)
+ADAPTER_WEIGHTS: Final = lora.WEIGHTS
+ADAPTER_CONFIG: Final = lora.CONFIG
+read_adapter_config = lora.read_config
 # what a base model is made of; the hub's repositories also hold other formats of the same weights
 _HUB_FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.jinja", "README.md", "LICENSE*")
 
@@ -52,12 +43,13 @@ def base_dir(job: Job) -> Path:
     if (local := job.locations.get("base_model")) is not None:
         directory = Path(local)
     else:
-        directory = _fetch(job.externals["base_model"]["id"], job.externals["base_model"]["revision"])
+        directory = fetch(job.externals["base_model"]["id"], job.externals["base_model"]["revision"])
     models.inspect(directory)
     return directory
 
 
-def _fetch(hub_id: str, revision: str) -> Path:
+def fetch(hub_id: str, revision: str) -> Path:
+    """A hub model's or adapter's directory, from the hub's cache or downloaded. Raises BadInput and Unavailable as `base_dir`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -281,42 +273,7 @@ def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
 
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file():
-        raise BadInput(f"{folder}: no {ADAPTER_WEIGHTS}; an adapter directory in PEFT's layout is expected")
+        raise BadInput(lora.no_weights(folder))
     models.read_header(file)
     tensors: dict[str, torch.Tensor] = load_file(file)
     return tensors
-
-
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json, or BadInput for one that is absent or not a plain LoRA that a merge can take as W + scale B A."""
-    file = folder / ADAPTER_CONFIG
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        alpha, rank = float(config["lora_alpha"]), int(config["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} is not the config of a LoRA adapter ({type(error).__name__}: {error})") from error
-    for option in _NOT_PLAIN:
-        if config.get(option):
-            raise BadInput(f"{file}: {option} is set; only plain LoRA on the linear layers can be checked and merged here")
-    if rank < 1 or not alpha:
-        raise BadInput(f"{file}: r = {rank} and lora_alpha = {alpha:g} make no adapter")
-    return config
-
-
-def scaling(config: Mapping[str, Any]) -> float:
-    """The factor of B A: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (arXiv:2312.03732)."""
-    rank = int(config["r"])
-    return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
-
-
-def lora_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Base weight name -> (A's, B's name in the adapter file). Raises BadInput for a name or a half that PEFT would not write."""
-    pairs: dict[str, dict[str, str]] = {}
-    for name in names:
-        module, dot, half = name.removeprefix("base_model.model.").rpartition(".lora_")
-        if not dot or half not in ("A.weight", "B.weight"):
-            raise BadInput(f"the adapter holds {name!r}, which is no LoRA matrix of a linear layer")
-        pairs.setdefault(f"{module}.weight", {})[half[0]] = name
-    if halves := sorted(weight for weight, halves in pairs.items() if set(halves) != {"A", "B"}):
-        raise BadInput(f"the adapter holds only one of A and B for {halves[0]}")
-    return {weight: (halves["A"], halves["B"]) for weight, halves in sorted(pairs.items())}

@@ -1,6 +1,7 @@
 """Base models: which are known, which architectures can be trained, what a checkpoint on disk is.
 
     inspect(Path("Qwen2.5-3B"))         architecture, context, dtype, vocabulary; BadInput where it cannot be used
+    shape_of(read_config(directory), "") the sizes that memory and time follow from
     tensor_shapes(Path("Qwen2.5-3B"))   name -> shape, read from the safetensors headers alone
 
 To add a base model of a known architecture, add a row to BASE_MODELS; a hub id without a row works too, its licence is then
@@ -22,32 +23,101 @@ from gwen25.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes that memory and time follow from, by the names that config.json gives them."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    intermediate_size: int
+    vocab_size: int
+    tie_word_embeddings: bool
+    qkv_bias: bool = True  # Qwen2's; a Llama has none
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def kv_size(self) -> int:
+        """Width of keys, and of values: numbers of one token in one layer."""
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def projections(self) -> tuple[tuple[int, int], ...]:
+        """(in, out) of a block's seven linear layers: q, k, v, o, gate, up, down."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        return (
+            (hidden, hidden),
+            (hidden, self.kv_size),
+            (hidden, self.kv_size),
+            (hidden, hidden),
+            *((hidden, inner),) * 2,
+            (inner, hidden),
+        )
+
+    @property
+    def linear(self) -> int:
+        """Weights of all blocks' linear layers: what 4-bit loading packs."""
+        return self.num_hidden_layers * sum(width * out for width, out in self.projections)
+
+    @property
+    def embedding(self) -> int:
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """Linear layers, biases of q, k and v, two norms a block and one more, embedding and head."""
+        biases = (self.hidden_size + 2 * self.kv_size) * self.qkv_bias
+        small = self.num_hidden_layers * (biases + 2 * self.hidden_size) + self.hidden_size
+        return self.linear + small + self.embedding * (1 if self.tie_word_embeddings else 2)
+
+    def lora(self, rank: int) -> int:
+        """Parameters of an adapter of this rank on the seven linear layers of every block."""
+        return self.num_hidden_layers * rank * sum(width + out for width, out in self.projections)
+
+
+@dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A known hub checkpoint. `licence` is an SPDX id or the licence's name; `parameters` counts tied embeddings once."""
+    """A known hub checkpoint. `licence` is an SPDX id or the licence's name."""
 
     hub_id: str
     licence: str
-    parameters: int
+    shape: Shape
 
+    @property
+    def parameters(self) -> int:
+        """Tied embeddings counted once."""
+        return self.shape.parameters
+
+
+# hidden, layers, heads, key-value heads, intermediate, vocabulary, tied: as the config.json on the hub says
+_HALF: Final = Shape(896, 24, 14, 2, 4864, 151936, True)
+_ONE_AND_A_HALF: Final = Shape(1536, 28, 12, 2, 8960, 151936, True)
+_THREE: Final = Shape(2048, 36, 16, 2, 11008, 151936, True)
+_SEVEN: Final = Shape(3584, 28, 28, 4, 18944, 152064, False)
+SMOLLM2: Final = Shape(576, 30, 9, 3, 1536, 49152, True, qkv_bias=False)
 
 # Licences are the checkpoints' own, not the family's: of these only the 3B ones are for research, not for commerce.
 BASE_MODELS: Final[dict[str, BaseModel]] = {
     model.hub_id: model
     for model in (
-        BaseModel("Qwen/Qwen2.5-0.5B", "Apache-2.0", 494_032_768),
-        BaseModel("Qwen/Qwen2.5-1.5B", "Apache-2.0", 1_543_714_304),
-        BaseModel("Qwen/Qwen2.5-3B", "Qwen Research", 3_085_938_688),
-        BaseModel("Qwen/Qwen2.5-7B", "Apache-2.0", 7_615_616_512),
-        BaseModel("Qwen/Qwen2.5-Coder-0.5B", "Apache-2.0", 494_032_768),
-        BaseModel("Qwen/Qwen2.5-Coder-1.5B", "Apache-2.0", 1_543_714_304),
-        BaseModel("Qwen/Qwen2.5-Coder-3B", "Qwen Research", 3_085_938_688),
-        BaseModel("Qwen/Qwen2.5-Coder-7B", "Apache-2.0", 7_615_616_512),
+        BaseModel("Qwen/Qwen2.5-0.5B", "Apache-2.0", _HALF),
+        BaseModel("Qwen/Qwen2.5-1.5B", "Apache-2.0", _ONE_AND_A_HALF),
+        BaseModel("Qwen/Qwen2.5-3B", "Qwen Research", _THREE),
+        BaseModel("Qwen/Qwen2.5-7B", "Apache-2.0", _SEVEN),
+        BaseModel("Qwen/Qwen2.5-Coder-0.5B", "Apache-2.0", _HALF),
+        BaseModel("Qwen/Qwen2.5-Coder-1.5B", "Apache-2.0", _ONE_AND_A_HALF),
+        BaseModel("Qwen/Qwen2.5-Coder-3B", "Qwen Research", _THREE),
+        BaseModel("Qwen/Qwen2.5-Coder-7B", "Apache-2.0", _SEVEN),
     )
 }
 
 # All linear layers of a block, none of the embeddings: they are tied to the head in the small models, and stay the base's.
 LORA_TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "Qwen2ForCausalLM": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "LlamaForCausalLM": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
 }
 
 
@@ -93,6 +163,19 @@ def read_checkpoint(file: Path, named: Path | str) -> Checkpoint:
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     tied = bool(config.get("tie_word_embeddings", False))
     return Checkpoint(architectures[0], context, dtype, vocab_size, tied, _licence_of_card(file.parent))
+
+
+def shape_of(config: Mapping[str, Any], named: Path | str) -> Shape:
+    """The shape that a config.json tells. Raises BadInput where one of its numbers is not there."""
+    try:
+        sizes = {name: int(config[name]) for name in _SIZES}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{named}, config.json: {', '.join(_SIZES)} must be whole numbers ({error!r})") from error
+    tied, qwen2 = bool(config.get("tie_word_embeddings", False)), config.get("architectures") == ["Qwen2ForCausalLM"]
+    return Shape(**sizes, tie_word_embeddings=tied, qkv_bias=qwen2)
+
+
+_SIZES: Final = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     probe_server()                                  ("http://127.0.0.1:11434", "0.33.0") or None
     server = Ollama("http://127.0.0.1:11434")
     digest = server.upload(Path("model.gguf"))      sends it only where the server lacks it
+    server.copy("gwen25:try", "gwen25")             moves a name
     server.create("gwen25", files={"model.gguf": digest}, template=..., system=..., parameters={...})
 
 What the server answers decides the error: a refusal (4xx, or an error line in a stream that said 200) is BadInput with the
@@ -19,10 +20,10 @@ import http.client
 import ipaddress
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlsplit
 
 from gwen25.data import Message
@@ -91,19 +92,33 @@ class Ollama:
             raise BadInput(f"what answers at {self.url} is no Ollama server")
         return version
 
-    def upload(self, file: Path) -> str:
-        """Put a file among the server's blobs, unless it is there; returns its digest, "sha256:...".
+    def upload(self, file: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> str:
+        """Put a file among the server's blobs, unless it is there; returns its digest, "sha256:...". `progress` counts bytes sent.
 
-        Asked first because a server that has the blob answers without reading it, which breaks the sender's connection.
+        Asked first because a server that has the blob answers without reading it, which breaks the sender's connection. Where the
+        connection breaks all the same, it is asked again: somebody else may have sent the same bytes meanwhile.
         """
         with file.open("rb") as data:
             digest = f"sha256:{hashlib.file_digest(data, 'sha256').hexdigest()}"
             path, size = f"/api/blobs/{digest}", file.stat().st_size
-            if not self._has(path):
-                data.seek(0)
-                with self._request("POST", path, data, {"Content-Length": str(size)}) as response:
+            if self._has(path):
+                return digest
+            data.seek(0)
+            counted = _Counted(data, size, progress)
+            try:
+                with self._request("POST", path, counted, {"Content-Length": str(size)}) as response:
                     self._raise_for(response, path, response.read() if response.status >= 400 else b"")
+            except Unavailable as error:
+                if not self._holds(path):
+                    where = f"after {counted.sent:,} of {size:,} bytes of {file.name}"
+                    raise Unavailable(f"{error}; {where}: the next attempt sends it again, unless the server has it by then") from error
         return digest
+
+    def _holds(self, path: str) -> bool:
+        try:
+            return self._has(path)
+        except Unavailable:  # gone altogether
+            return False
 
     def create(
         self, model: str, *, files: Mapping[str, str], template: str, system: str, parameters: Mapping[str, Any], license: str | None = None
@@ -118,7 +133,9 @@ class Ollama:
         told: list[str] = []
         for line in self._lines("/api/create", body):
             if "error" in line:
-                raise BadInput(f"Ollama at {self.url} did not make {model}: {line['error']}")
+                # a blob that was pruned since it was sent is sent again by another attempt
+                kind = Unavailable if "no such file or directory" in str(line["error"]) else BadInput
+                raise kind(f"Ollama at {self.url} did not make {model}: {line['error']}")
             told.append(str(line.get("status")))
         if told[-1:] != ["success"]:
             raise Unavailable(f"Ollama at {self.url} broke off while making {model}, after {told[-1:] or 'nothing'}; try again")
@@ -138,6 +155,19 @@ class Ollama:
         """One answer, whole: {"message": {"content", "thinking"}, "done_reason", "eval_count", ...}."""
         return self._call("POST", "/api/chat", {"model": model, "messages": list(messages), "options": options, "stream": False})
 
+    def stream(self, model: str, messages: Sequence[Message], options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """One answer, part by part: `message` holds the next words of "thinking" or "content", the last part "done_reason".
+
+        A reader that leaves ends the work.
+        """
+        last: dict[str, Any] = {}
+        for last in self._lines("/api/chat", {"model": model, "messages": list(messages), "options": options, "stream": True}):
+            if "error" in last:
+                raise Unavailable(f"Ollama at {self.url} broke off in an answer of {model}: {last['error']}")
+            yield last
+        if not last.get("done"):
+            raise Unavailable(f"Ollama at {self.url} broke off in an answer of {model}; try again")
+
     def rendered(self, model: str, messages: Sequence[Message]) -> str | None:
         """The prompt that the server would feed the model; None where it does not tell (a debugging field of its API)."""
         body = {"model": model, "messages": list(messages), "stream": False, "_debug_render_only": True, "options": {"num_predict": 1}}
@@ -145,11 +175,21 @@ class Ollama:
         prompt = info.get("rendered_template") if isinstance(info, dict) else None
         return prompt if isinstance(prompt, str) else None
 
+    def copy(self, source: str, destination: str) -> None:
+        """Let `destination` name what `source` names, whatever it named before."""
+        self._call("POST", "/api/copy", {"source": source, "destination": destination})
+
     def delete(self, model: str) -> None:
         self._call("DELETE", "/api/delete", {"model": model})
 
     def models(self) -> list[str]:
-        return [str(model["name"]) for model in self._call("GET", "/api/tags")["models"]]
+        """Names that the server lists."""
+        listed = self._call("GET", "/api/tags").get("models")
+        if not isinstance(listed, list):  # a server without any says [], or null
+            if listed is None:
+                return []
+            raise BadInput(f"what answers at {self.url} is no Ollama server: /api/tags lists {str(listed)[:60]!r}")
+        return [str(model["name"]) for model in listed if isinstance(model, dict) and "name" in model]
 
     # ------------------------------------------------------------------------------------------------------------------ HTTP
 
@@ -181,9 +221,12 @@ class Ollama:
             for line in response:
                 if line.strip():
                     try:
-                        yield json.loads(line)
+                        told = json.loads(line)
                     except ValueError as error:
                         raise Unavailable(f"Ollama at {self.url} broke off in the middle of a line of {path}; try again") from error
+                    if not isinstance(told, dict):
+                        raise BadInput(f"what answers at {self.url} is no Ollama server: {path} gave {line[:60]!r}")
+                    yield told
 
     def _raise_for(self, response: http.client.HTTPResponse, path: str, text: bytes) -> None:
         if response.status < 400:
@@ -193,6 +236,8 @@ class Ollama:
         except (ValueError, KeyError, TypeError):
             words = text[:200].decode(errors="replace") or response.reason
         message = f"Ollama at {self.url} refused {path} ({response.status}): {words}"
+        if words.startswith(("option ", "invalid option")):  # status 500, and no better the next time
+            raise BadInput(message)
         # a digest that does not fit was damaged on its way
         if response.status >= 500 or response.status in (408, 429) or "digest mismatch" in words:
             raise Unavailable(message)
@@ -213,3 +258,19 @@ class Ollama:
             raise Unavailable(f"Ollama at {self.url} does not answer {method} {path}: {reason}; is it running? (`ollama serve`)") from error
         finally:
             connection.close()
+
+
+class _Counted:
+    """A file that tells how far it was read, at each 16 MiB and at its end."""
+
+    _STEP: Final = 1 << 24
+
+    def __init__(self, data: BinaryIO, size: int, progress: Callable[[int, int], None]):
+        self._data, self._size, self._progress, self.sent = data, size, progress, 0
+
+    def read(self, count: int = -1) -> bytes:
+        piece = self._data.read(count)
+        before, self.sent = self.sent, self.sent + len(piece)
+        if piece and (self.sent // self._STEP > before // self._STEP or self.sent == self._size):
+            self._progress(self.sent, self._size)
+        return piece

@@ -3,24 +3,29 @@
     check(config, {"dataset", "sft", ...})
 
 Names, batch arithmetic and types are checked as the config is read (`config`); here: the GPU, the disk, the base model, its
-context, the data file, the rewards, launcher and interpreters. Each failure is one BadInput that says what to do.
+context, the data file, the rewards, launcher and interpreters, and the memory that each stage needs (`estimate`). Each failure
+is one BadInput that says what to do.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import subprocess
+import sys
 import sysconfig
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gwen25 import llamacpp, models, ollama_api, resolve, rewards
+from gwen25 import child, estimate, llamacpp, models, ollama_api, resolve, rewards, sandbox
 from gwen25.artifacts import Store, home
 from gwen25.benchmarks import livecodebench
 from gwen25.config import Config
-from gwen25.errors import BadInput, unknown
+from gwen25.errors import BadInput, Gwen25Error, unknown
 from gwen25.stage import STAGES
 
 _SIZE: Final = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes of a weight
@@ -58,16 +63,38 @@ def upto(until: str | None) -> set[str]:
 
 def check(config: Config, wanted: Collection[str]) -> None:
     """Raise BadInput for the first thing that would stop a run of these stages later."""
-    store = Store.default()
+    for one in _all(config, wanted):
+        one()
+
+
+def problems(config: Config, wanted: Collection[str]) -> list[str]:
+    """All that would stop it on this machine, each told once: what a dry run says."""
+    found: list[str] = []
+    with resolve.asking_once():
+        for one in _all(config, wanted):
+            try:
+                one()
+            except Gwen25Error as error:
+                found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def _all(config: Config, wanted: Collection[str]) -> Iterator[Callable[[], object]]:
+    """Every check, in the order of what is soonest told."""
+    yield Store.default  # BadInput where it cannot be written
     for name in [name for name in STAGES if name in wanted]:
-        _CHECKS.get(name, _nothing)(config)
-        resolve.resolve(name, config, lambda _: None)  # names of the hub, formats, files; asked once, and remembered for the run
+        yield partial(_CHECKS.get(name, _nothing), config)
+        yield partial(resolve.resolve, name, config, lambda _: None)  # names of the hub, formats, files; asked once, and remembered
+    yield partial(_sandbox, config, wanted)
     if config.evaluate.backend == "openai":
         wanted = set(wanted) - {"evaluate"}  # the model is elsewhere: no GPU, context or base model of ours takes part
-    _gpu(config, wanted)
-    _training(config, [name for name, stage in STAGES.items() if stage.trains and name in wanted])
-    _interpreters(config, wanted)
-    _base(config, wanted, store.root)
+    yield partial(_gpu, config, wanted)
+    yield partial(_training, config, [name for name, stage in STAGES.items() if stage.trains and name in wanted])
+    yield partial(_interpreters, config, wanted)
+    yield partial(_vllm, config, wanted)
+    yield partial(_vllm_share, config, wanted)
+    yield partial(_base, config, wanted, Store.default().root)
+    yield partial(_memory, config, wanted)
 
 
 def _nothing(config: Config) -> None:
@@ -105,6 +132,18 @@ def _gguf(config: Config) -> None:
         raise llamacpp.no_quantizer(config.gguf.type)
 
 
+def _score(config: Config) -> None:
+    """A floor that nobody can check is told before the training; of another interpreter than this one nothing is known."""
+    _local_rows(config.evaluate.problems, "evaluate.problems")
+    section = config.score
+    asked = (section.min_top1_agreement, section.max_kl, section.max_pass_drop) != (None, None, None)
+    if asked and section.require and "score" not in config.runtime.python and not llamacpp.can_load():
+        raise BadInput(
+            "score.min_top1_agreement, score.max_kl or score.max_pass_drop is set, and xllamacpp, which measures the GGUF, is not "
+            "installed: pip install 'gwen25[llamacpp]', or set score.require=false to package what was not scored"
+        )
+
+
 def _ollama(config: Config) -> None:
     ollama_api.server_url()
 
@@ -113,6 +152,7 @@ _CHECKS: Final[dict[str, Callable[[Config], None]]] = {
     "dataset": _dataset,
     "grpo": _grpo,
     "gguf": _gguf,
+    "score": _score,
     "ollama": _ollama,
     "evaluate": _evaluate,
 }
@@ -131,6 +171,33 @@ def _local_rows(source: str, where: str) -> None:
         raise BadInput(f"{where}: no such file: {path}")
     if path.stat().st_size == 0:
         raise BadInput(f"{where}: {path} is empty; JSON lines in the data set's schema are expected")
+
+
+def _sandbox(config: Config, wanted: Collection[str]) -> None:
+    """Stages that judge programs need isolation. Raises SandboxUnavailable: no later attempt on this machine would end otherwise."""
+    judging = {
+        "dataset": config.dataset.verify_solutions,
+        "grpo": "execution" in config.grpo.rewards,
+        "score": True,
+        "evaluate": True,
+    }
+    if any(judges and name in wanted for name, judges in judging.items()):
+        sandbox.probe()
+
+
+def _memory(config: Config, wanted: Collection[str]) -> None:
+    """What surely does not fit the device is refused with the setting that would; what is close is said once."""
+    if not set(wanted) & set(estimate.DEVICE_STAGES):
+        return
+    refused, close = estimate.misfits(config, wanted, estimate.shape_of(config))
+    for line in [line for line in close if line not in _told]:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+        _told.add(line)
+    if refused:
+        raise BadInput(refused[0])
+
+
+_told: Final[set[str]] = set()  # in this process: a run is checked by the command and by the flow
 
 
 def _gpu(config: Config, wanted: Collection[str]) -> None:
@@ -167,11 +234,53 @@ def can_compile() -> bool:
 
 def _interpreters(config: Config, wanted: Collection[str]) -> None:
     for name, python in config.runtime.python.items():
+        if name == "grpo" and config.grpo.vllm != "off":
+            continue  # `_vllm` says what is missing
         if name in wanted and shutil.which(python) is None:
             raise BadInput(f"runtime.python.{name}: no such interpreter: {python}")
     for name, launcher in config.runtime.launcher.items():
-        if name in wanted and shutil.which(launcher[0]) is None:
-            raise BadInput(f"runtime.launcher.{name}: no such command: {launcher[0]}")
+        if name in wanted and shutil.which(launcher[0], path=child.search_path(config.runtime, name)) is None:
+            raise BadInput(
+                f"runtime.launcher.{name}: no such command: {launcher[0]}; install it in the stage's environment, or give its whole path"
+            )
+
+
+_VLLM_STAGE: Final = ("vllm", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "matplotlib", "yaml", "pydantic")
+
+
+def _vllm(config: Config, wanted: Collection[str]) -> None:
+    """vLLM samples in the interpreter of the stage, which must hold all that the stage imports. Nothing heavy is imported to see it."""
+    if "grpo" not in wanted or config.grpo.vllm == "off":
+        return
+    python = child.interpreter(config.runtime, "grpo")
+    asked = "import sys; from importlib.util import find_spec; print(*(name for name in sys.argv[1:] if find_spec(name) is None))"
+    try:
+        told = subprocess.run([python, "-c", asked, *_VLLM_STAGE], capture_output=True, text=True, timeout=60, check=True)
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"grpo.vllm={config.grpo.vllm}: no such interpreter: {python}; `make vllm-env` makes it, or set grpo.vllm=off"
+        ) from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BadInput(f"grpo.vllm={config.grpo.vllm}: {python} does not run as an interpreter ({error})") from error
+    if missing := told.stdout.split():
+        raise BadInput(
+            f"grpo.vllm={config.grpo.vllm}, but {python} lacks {', '.join(missing)}; `make vllm-env` makes an environment that has them; "
+            "or set grpo.vllm=off"
+        )
+
+
+def _vllm_share(config: Config, wanted: Collection[str]) -> None:
+    """vLLM does not start where its share of the GPU holds less than its weights and one answer."""
+    if "grpo" not in wanted or config.grpo.vllm != "colocate" or config.runtime.gpu_memory_gib is None:
+        return
+    share, there = config.grpo.vllm_gpu_memory_utilization, config.runtime.gpu_memory_gib * 2**30
+    copy, answer = estimate.vllm_needs(config)
+    if copy + answer > share * there:
+        least = math.ceil(100 * (copy + answer) / there) / 100
+        raise BadInput(
+            f"grpo.vllm_gpu_memory_utilization={share:g} of {config.runtime.gpu_memory_gib:g} GiB is {share * there / 1e9:.1f} GB, and "
+            f"vLLM's copy of the weights takes {copy / 1e9:.1f} and one answer's cache {answer / 1e9:.1f} GB; set it to {least:g} or more"
+        )
 
 
 def _base(config: Config, wanted: Collection[str], store: Path) -> None:
@@ -204,10 +313,11 @@ def _context(config: Config, wanted: Collection[str], context: int) -> None:
             config.dataset.max_prompt_length + config.grpo.max_completion_length,
         ),
         "ollama": ("ollama.num_ctx", config.ollama.num_ctx),
+        "score": ("score.max_tokens", config.score.max_tokens),
         "evaluate": ("evaluate.max_tokens", config.evaluate.max_tokens),
     }
     for name, (field, length) in lengths.items():
-        room = context - 1 if name == "evaluate" else context  # an answer stands after a prompt
+        room = context - 1 if name in ("score", "evaluate") else context  # an answer stands after a prompt
         if name in wanted and length > room:
             raise BadInput(
                 f"{field} = {length} tokens is more than the model's context of {context} (max_position_embeddings of {config.base_model})"

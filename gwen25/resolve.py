@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,8 @@ def resolve(stage: str, config: Config, warn: Warn) -> Resolved:
     found = Resolved()
     for role, pin in _NEEDS[stage].items():
         external, location = pin(config, warn)
+        if external is None:  # not asked for: the key is that of a run from before it could be
+            continue
         found.externals[role] = external
         if location is not None:
             found.locations[role] = str(location)
@@ -56,7 +59,7 @@ def base_model(config: Config, warn: Warn) -> Pinned:
     name = config.base_model
     if name.startswith(SAMPLE_PREFIX):
         folder = _sample_model(name.removeprefix(SAMPLE_PREFIX))
-    elif _is_path(name):
+    elif is_path(name):
         folder = Path(name).expanduser().absolute()
         models.inspect(folder)
     else:
@@ -64,7 +67,7 @@ def base_model(config: Config, warn: Warn) -> Pinned:
     return {"digest": folder_digest(folder)}, folder
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
     """Whether a name is meant as a local path: it looks like one, or is one."""
     if name.startswith((".", "/", "~")):
         return True
@@ -95,6 +98,16 @@ def _data(config: Config, warn: Warn) -> Pinned:
     return _rows(config.dataset.source, "rows.jsonl", warn)
 
 
+def _grpo_data(config: Config, warn: Warn) -> Pinned:
+    source = config.dataset.grpo_source
+    if source is None:
+        return None, None
+    path = Path(source).expanduser().absolute()
+    if not path.is_file():
+        raise BadInput(f"dataset.grpo_source: no such file: {path}; a .jsonl or .jsonl.gz file in LiveCodeBench's schema is expected")
+    return {"digest": file_digest(path)}, path
+
+
 def problems(config: Config, warn: Warn) -> Pinned:
     return _rows(config.evaluate.problems, "problems.jsonl", warn)
 
@@ -103,13 +116,19 @@ def _rows(source: str, sample: str, warn: Warn) -> Pinned:
     """A data set: packaged samples, a local file, or a hub data set at a revision."""
     if source == "samples":
         path = samples.path(sample)
-    elif source.endswith((".jsonl", ".jsonl.gz")) or _is_path(source):
+    elif source.endswith((".jsonl", ".jsonl.gz")) or is_path(source):
         path = Path(source).expanduser().absolute()
         if not path.is_file():
             raise BadInput(f"no such data file: {path}")
     else:
         return {"id": source, "revision": _hub_revision("dataset", source, warn)}, None
     return {"digest": file_digest(path)}, path
+
+
+def _window(config: Config, warn: Warn) -> Pinned:
+    """Which of the problems may be asked: what `evaluate` says, which is no part of another stage's section."""
+    section = config.evaluate
+    return {"release": section.release, "start_date": section.start_date, "end_date": section.end_date}, None
 
 
 def _rewards(config: Config, warn: Warn) -> Pinned:
@@ -131,12 +150,13 @@ def _device(config: Config, warn: Warn) -> Pinned:
 
 
 _NEEDS: Final[dict[str, dict[str, Callable[[Config, Warn], Pinned]]]] = {
-    "dataset": {"data": _data, "tokenizer": _tokenizer, "chat_format": _chat_format, "prompts": _prompts},
+    "dataset": {"data": _data, "grpo_data": _grpo_data, "tokenizer": _tokenizer, "chat_format": _chat_format, "prompts": _prompts},
     "sft": {"base_model": base_model, "chat_format": _chat_format, "device": _device},
     "grpo": {"base_model": base_model, "chat_format": _chat_format, "rewards": _rewards, "device": _device},
     "adapters": {"base_model": base_model, "chat_format": _chat_format},
     "merge": {"base_model": base_model},
     "gguf": {},
+    "score": {"problems": problems, "window": _window, "prompts": _prompts, "device": _device},
     "ollama": {"ollama": _ollama, "prompts": _prompts},
     "evaluate": {"problems": problems, "chat_format": _chat_format, "prompts": _prompts, "device": _device},
 }
@@ -190,18 +210,22 @@ def changed_since(resolved: Resolved) -> str | None:
     return None
 
 
-def _sample_model(name: str) -> Path:
-    if name != "tiny-qwen2":
-        raise unknown("sample model", name, ["tiny-qwen2"])
-    from gwen25.samples import tiny  # numpy, for those who need it
+def sample_model(name: str) -> _MadeBy:
+    """What a packaged model is made of, and what makes it. Raises BadInput for an unknown name, and where its package is missing."""
+    if name not in _SAMPLE_MODELS:
+        raise unknown("sample model", name, _SAMPLE_MODELS)
+    return _SAMPLE_MODELS[name]()
 
-    made_of = (Path(tiny.__file__), samples.path("tokenizer.json"), samples.path("tiny.safetensors"))
-    recipe = hashlib.sha256("".join(map(sha256_of, made_of)).encode()).hexdigest()
+
+def _sample_model(name: str) -> Path:
+    """A packaged model's folder below GWEN25_HOME; made once, and again when what it is made of changes."""
+    made_of, build = sample_model(name)
+    recipe = hashlib.sha256("".join(map(file_digest, made_of)).encode()).hexdigest()
     folder = home() / "models" / f"{name}-{recipe[:8]}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = folder.with_name(f".{folder.name}.{os.getpid()}")
-        tiny.build(part, pretrained=True)
+        build(part)
         try:
             part.rename(folder)
         except OSError:  # another process was first, with the same bytes
@@ -210,7 +234,38 @@ def _sample_model(name: str) -> Path:
     return folder
 
 
+def _tiny_qwen2() -> _MadeBy:
+    from gwen25.samples import tiny  # numpy, for those who need it
+
+    files = (Path(tiny.__file__), samples.path("tokenizer.json"), samples.path("tiny.safetensors"))
+    return files, lambda out: tiny.build(out, pretrained=True)
+
+
+def _smollm2() -> _MadeBy:
+    from gwen25.samples import smollm2
+
+    return (Path(smollm2.__file__), smollm2.package_file()), smollm2.build
+
+
+_MadeBy = tuple[tuple[Path, ...], Callable[[Path], None]]  # the files that a model is made of, and what makes it in a folder
+_SAMPLE_MODELS: Final[dict[str, Callable[[], _MadeBy]]] = {"tiny-qwen2": _tiny_qwen2, "smollm2-135m": _smollm2}
+
+
 _PINNED: Final[dict[tuple[str, str], str]] = {}  # of this process: a push to the hub in mid-run must not change the run
+
+
+_away: dict[tuple[str, str], Unavailable] | None = None
+
+
+@contextmanager
+def asking_once() -> Iterator[None]:
+    """Within it a hub that did not answer for a name is not asked for that name again: a dry run needs each one many times."""
+    global _away
+    before, _away = _away, {} if _away is None else _away
+    try:
+        yield
+    finally:
+        _away = before
 
 
 def _hub_revision(kind: str, name: str, warn: Warn) -> str:
@@ -219,8 +274,15 @@ def _hub_revision(kind: str, name: str, warn: Warn) -> str:
     Raises BadInput for a name that the hub does not know or will not show, or that is not known offline; Unavailable for a hub
     that does not answer and a name never seen here.
     """
+    if _away is not None and (kind, name) in _away:
+        raise _away[kind, name]
     if (kind, name) not in _PINNED:
-        _PINNED[kind, name] = _ask_revision(kind, name, warn)
+        try:
+            _PINNED[kind, name] = _ask_revision(kind, name, warn)
+        except Unavailable as error:
+            if _away is not None:
+                _away[kind, name] = error
+            raise
     return _PINNED[kind, name]
 
 

@@ -52,21 +52,30 @@ class Stage:
 STAGES: Final[dict[str, Stage]] = {
     stage.name: stage
     for stage in (
-        Stage("dataset", 1, {}),
-        Stage("sft", 1, {"dataset": "dataset"}, gpu=True, trains=True),
-        Stage("grpo", 1, {"dataset": "dataset", "sft": "sft"}, gpu=True, trains=True),
-        Stage("adapters", 1, {"adapter": "grpo"}),
-        Stage("merge", 1, {"adapter": "adapters"}, gpu=True),
-        Stage("gguf", 1, {"model": "merge"}),
-        Stage("ollama", 1, {"gguf": "gguf"}),
-        Stage("evaluate", 1, {"model": "merge"}, gpu=True),
+        Stage("dataset", 2, {}),
+        Stage("sft", 2, {"dataset": "dataset"}, gpu=True, trains=True),
+        Stage("grpo", 2, {"dataset": "dataset", "sft": "sft"}, gpu=True, trains=True),
+        Stage("adapters", 2, {"adapter": "grpo"}),
+        Stage("merge", 2, {"adapter": "adapters"}, gpu=True),
+        Stage("gguf", 2, {"model": "merge"}),
+        Stage("score", 1, {"model": "merge", "gguf": "gguf"}, gpu=True),
+        Stage("ollama", 3, {"gguf": "gguf", "score": "score"}),
+        Stage("evaluate", 2, {"model": "merge"}, gpu=True),
     )
 }
 
 # fields that stand in `externals` (by content, or as the rewards that will really run), and fields that change how long a stage
 # takes but not what it computes
 _BY_CONTENT: Final = frozenset({"base_model", "chat_format", "source", "problems", "rewards", "judge"})
-_UNKEYED: Final = frozenset({"save_steps", "logging_steps", "smoke_tokens", "timeout_seconds", "gradient_checkpointing", "baseline"})
+_UNKEYED: Final = frozenset(
+    {
+        *("save_steps", "logging_steps", "smoke_tokens", "timeout_seconds", "gradient_checkpointing", "baseline"),
+        *("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_max_model_length", "vllm_server_base_url"),
+    }
+)
+# fields that came later, with the value that says what was done before them: keys from before them still hold
+_CAME_LATER: Final = {"target": "reasoning", "vllm": "off", "grpo_source": None, "shuffle_rewards": False, "smoke": "report"}
+AUTO_HPARAMS_RULE: Final = "effective batch"  # which rule planned: the first one took any micro-batch for one row
 # majors that may change results without a change of ours: a hit made by another one warns
 _WATCHED: Final = ("gwen25", "torch", "transformers", "trl", "peft")
 
@@ -110,6 +119,9 @@ def keyed_section(section: Mapping[str, Any]) -> dict[str, Any]:
     is to be recommended, and under loss_type bnpo, which averages over each micro-batch.
     """
     keyed = {name: value for name, value in section.items() if name not in _BY_CONTENT | _UNKEYED}
+    keyed = {name: value for name, value in keyed.items() if name not in _CAME_LATER or _CAME_LATER[name] != value}
+    if keyed.get("auto_hparams"):
+        keyed["auto_hparams"] = AUTO_HPARAMS_RULE
     if keyed.get("backend") == "transformers":
         keyed = {name: value for name, value in keyed.items() if name not in ("base_url", "served_model")}
     if "gradient_accumulation_steps" in keyed and not keyed.get("auto_hparams") and keyed.get("loss_type") != "bnpo":

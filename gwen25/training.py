@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gwen25 import models
+from gwen25 import models, token_rows
 from gwen25.errors import BadInput
 from gwen25.job import Cancelled, Job, terminating
 from gwen25.modeling import ADAPTER_CONFIG, ADAPTER_WEIGHTS, restore_adapter
@@ -91,7 +91,7 @@ def arguments(job: Job, batch: Batch, device: str) -> dict[str, Any]:
         "bf16": config.dtype == "bfloat16",  # TRL's default is True, on a CPU too
         "fp16": config.dtype == "float16",
         "use_cpu": device == "cpu",
-        "activation_checkpointing": config.gradient_checkpointing,  # transformers 5.23's name for it
+        checkpointing_name(): config.gradient_checkpointing,
         "seed": config.seed,
         "data_seed": config.seed,
         "logging_strategy": "steps",
@@ -110,6 +110,14 @@ def arguments(job: Job, batch: Batch, device: str) -> dict[str, Any]:
     }
 
 
+def checkpointing_name() -> str:
+    """What TrainingArguments calls it: transformers 5.23 by a new name, the older one of the vLLM environment by the old."""
+    from transformers import TrainingArguments
+
+    name = "activation_checkpointing"
+    return name if name in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
+
+
 def checkpoints(job: Job) -> Path:
     return job.aside / "checkpoints"
 
@@ -117,14 +125,20 @@ def checkpoints(job: Job) -> Path:
 def train(trainer: Any, job: Job) -> int:
     """Train to the last step, from the newest whole checkpoint; returns the number of steps, those of earlier attempts included.
 
-    Raises Cancelled after SIGTERM, when that step is saved.
+    Raises Cancelled after SIGTERM, when that step is saved; BadInput under FSDP or DeepSpeed, which leave an adapter in pieces.
 
     A run that died after its last step is not trained again: its weights are taken from the checkpoint.
     """
     from transformers import PrinterCallback
 
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise BadInput(
+            f"{job.stage}: the launcher shards the model (FSDP or DeepSpeed), and an adapter in pieces would be saved; "
+            f"data parallel is what runtime.launcher.{job.stage} can ask for: accelerate launch --multi_gpu"
+        )
     trainer.remove_callback(PrinterCallback)  # it prints each log as a Python dict; progress lines say it
     widen(trainer.model)
+    token_rows.open_head(trainer.model)
     _deterministic_backward(trainer, job)
     checkpoint = newest_checkpoint(job)
     state = {} if checkpoint is None else _state(checkpoint)

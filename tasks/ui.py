@@ -17,6 +17,8 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 
 from gwen25.artifacts import Artifact, Manifest
 
@@ -82,12 +84,21 @@ def publish(artifact: Artifact) -> None:
         get_run_logger().warning("no page for %s: %s", artifact.stage, error)
 
 
-def summary(table: str) -> None:
-    """The run's page: nodes, artifacts and evaluation."""
+def summary(page: str, key: str = "finetune-summary", about: str = "nodes, artifacts and evaluation") -> None:
+    """The run's own page. A key collects the pages of all runs."""
     try:
-        create_markdown_artifact(table, key="finetune-summary", description="nodes, artifacts and evaluation")
+        create_markdown_artifact(page, key=key, description=about)
     except Exception as error:  # everything is made by now
         get_run_logger().warning("no summary page: %s", error)
+
+
+def tag(word: str) -> None:
+    """A tag on the flow run, seen and searched for in lists of runs."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(str(flow_run.id)), tags=[*flow_run.tags, word])
+    except Exception as error:  # no run is lost for want of a tag
+        get_run_logger().warning("no tag %s: %s", word, error)
 
 
 def page(artifact: Artifact) -> str:

@@ -3,8 +3,11 @@
     with FakeOllama() as server:
         os.environ["OLLAMA_HOST"] = server.url
 
-`faults` names what goes wrong: see FAULTS. Uploaded bytes are kept, requests are listed. No package registry carries an Ollama
-binary; the same client is held against a real server by the tests marked `server`.
+`faults` names what goes wrong: see FAULTS. Uploaded bytes are kept, requests are listed. Which template a model is served with is
+chosen as v0.33 chooses: a jinja in the GGUF that can do more than the TEMPLATE wins over it, and without a TEMPLATE one that is near a
+known text gives way to the server's own. A Go template is rendered by `go` where the test has a toolchain; else by `render`, and then
+only the one that it stands for. No package registry carries an Ollama binary; the same client is held against a real server by the
+tests marked `server`.
 """
 
 from __future__ import annotations
@@ -12,17 +15,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from types import TracebackType
 from typing import Any, Self
 
 from gwen25.chat import FORMATS
 from gwen25.data import Message
+from gwen25.errors import BadInput
+from gwen25.gguf_header import read_header
 
 FAULTS = {
-    "breaks off": "the stream of create ends after two lines",
+    "breaks off": "the stream of create ends after two lines, that of chat after the thinking",
+    "answer fails": "the stream of chat ends in an error, under status 200",
     "half a line": "the stream of create ends within a line",
     "create fails": "the stream's last line is an error, under status 200",
     "damaged upload": "the blob arrives with another digest",
@@ -34,16 +44,53 @@ FAULTS = {
     "never stops": "the answer holds an end token",
     "odd end": "done_reason is load",
     "busy": "everything but version answers 503",
+    "gone in upload": "the connection ends after half of the bytes, once",
+    "sent meanwhile": "another client sends the same blob between HEAD and POST, which then is answered without reading",
+    "killed in create": "the server ends, with the stream, after two lines, and stays away",
+    "keeps the staging tag": "delete answers 503",
+    "another run": "somebody else makes another model under the staging tag while it is tried",
+    "loses the system": "show prints another system text",
+    "shows no system": "show has no system text at all",
+    "does not list": "tags list no model",
+    "does not think": "show lists no capability thinking, and the reasoning stands in the content",
+    "babbles": "answers end at the limit",
+    "draws another answer": "the answer is prose",
+    "crashes": "the program of each answer ends in an exception",
 }
+
+# what the server takes a GGUF's jinja for, where it is near enough (real ones: 37 texts, Levenshtein distance below 100)
+CHATML_JINJA = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+CHATML_GO = """{{- range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}<|im_end|>
+{{ end }}<|im_start|>assistant
+"""
+PROGRAMS = {
+    "sum": "print(sum(map(int, input().split())))",
+    "backwards": "print(input()[::-1])",
+    "twice": "def double(n):\n    return 2 * n",
+}
+FLOATS = {"temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty"}
+Go = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
 
 class FakeOllama:
-    def __init__(self, *faults: str, version: str = "0.33.0", render: Callable[[list[Message]], str] = FORMATS["chatml-think"].render):
+    def __init__(
+        self,
+        *faults: str,
+        version: str = "0.33.0",
+        render: Callable[[list[Message]], str] = FORMATS["chatml-think"].render,
+        go: Go | None = None,
+    ):
         assert set(faults) <= set(FAULTS)
-        self.faults, self.version, self.render = set(faults), version, render
+        self.faults, self.version, self.render, self.go = set(faults), version, render, go
         self.blobs: dict[str, bytes] = {}
         self.models: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []
+        self.on_request: Callable[[str], None] = lambda line: None
+        self.chats: list[dict[str, Any]] = []
         handler = type("Handler", (_Handler,), {"fake": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -53,6 +100,11 @@ class FakeOllama:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def stop(self) -> None:
+        """End as a killed server does: nothing is taken any more. What it holds stays."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -74,14 +126,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/api/version":
             self._json({"version": self.fake.version})
         elif self.path == "/api/tags":
-            self._json({"models": [{"name": name} for name in self.fake.models]})
+            listed = {} if "does not list" in self.fake.faults else self.fake.models
+            self._json({"models": [{"name": name, "digest": _digest(model)} for name, model in listed.items()]})
         else:
             self._error(404, "404 page not found")
 
     def do_DELETE(self) -> None:
         self._note()
         name = self._body()["model"]
-        if self.fake.models.pop(_tagged(name), None) is None:
+        if "keeps the staging tag" in self.fake.faults:
+            self._error(503, "server busy, please try again. maximum pending requests exceeded")
+        elif self.fake.models.pop(_tagged(name), None) is None:
             self._error(404, f"model '{name}' not found")
         else:
             self._json({})
@@ -92,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(503, "server busy, please try again. maximum pending requests exceeded")
         elif self.path.startswith("/api/blobs/"):
             self._blob(self.path.removeprefix("/api/blobs/"))
-        elif route := {"/api/create": self._create, "/api/show": self._show, "/api/chat": self._chat}.get(self.path):
+        elif route := {"create": self._create, "show": self._show, "chat": self._chat, "copy": self._copy}.get(self.path[5:]):
             route(self._body())
         else:
             self._error(404, "404 page not found")
@@ -103,7 +158,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.close_connection = True
             return
-        data = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        if "sent meanwhile" in self.fake.faults:
+            self.fake.blobs[digest] = b"GGUF sent by another client"
+            self._cut()
+            return
+        if "gone in upload" in self.fake.faults:
+            self.fake.faults.discard("gone in upload")
+            self.rfile.read(length // 2)
+            self._cut()
+            return
+        data = self.rfile.read(length)
         if "damaged upload" in self.fake.faults:
             data = data[:-1] + bytes([data[-1] ^ 1])
         got = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -128,12 +193,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._line({"status": "verifying conversion"})
         if "breaks off" in self.fake.faults:
             return
+        if "killed in create" in self.fake.faults:
+            self.fake.stop()
+            self._cut()
+            return
         if "half a line" in self.fake.faults:
             self.wfile.write(b'{"status": "creating new')
             return
         if error := self._refusal(asked):
             self._line({"error": error})
             return
+        if not asked.get("template") and _near(self._fields(asked).get("tokenizer.chat_template", ""), CHATML_JINJA):
+            self._line({"status": "using autodetected template chatml"})
+            asked = {**asked, "template": CHATML_GO}
         self.fake.models[_tagged(asked["model"])] = asked
         self._line({"status": "writing manifest"})
         self._line({"status": "success"})
@@ -158,8 +230,43 @@ class _Handler(BaseHTTPRequestHandler):
             if name == "stop" and "loses a stop" in self.fake.faults:
                 values = values[1:]
             lines += [f"{name:<30} {json.dumps(one)}" for one in values]
-        template = "{%- for message in messages %}" if "jinja wins" in self.fake.faults else model["template"]
-        self._json({"template": template, "parameters": "\n".join(lines), "capabilities": ["completion", "thinking"]})
+        template = "{%- for message in messages %}" if "jinja wins" in self.fake.faults else self._template(model)
+        system = "You are Qwen." if "loses the system" in self.fake.faults else model.get("system", "")
+        told = {"template": template, "parameters": "\n".join(lines), "system": system, "license": model.get("license", "")}
+        if "shows no system" in self.fake.faults:
+            del told["system"]
+        self._json({**told, "capabilities": self._capabilities(template)})
+
+    def _capabilities(self, template: str) -> list[str]:
+        thinks = ".Thinking" in template or ("<think>" in template and "</think>" in template and "{%" in template)
+        tools = ".Tools" in template or ("tools" in template and "{%" in template)
+        shown = ["completion", *["tools"] * tools, *["thinking"] * thinks]
+        return [one for one in shown if not (one == "thinking" and "does not think" in self.fake.faults)]
+
+    def _template(self, model: dict[str, Any]) -> str:
+        """The TEMPLATE, unless the GGUF's jinja can do more: the stock template of Qwen2.5 knows tools, and wins over one that does not,
+        and over one that only mentions .Tools."""
+        given, jinja = str(model.get("template", "")), str(self._fields(model).get("tokenizer.chat_template", ""))
+        return jinja if not given or "tools" in jinja else given
+
+    def _fields(self, model: dict[str, Any]) -> dict[str, Any]:
+        """The header of the model's GGUF; {} for one that only begins like a GGUF."""
+        blobs = [self.fake.blobs.get(digest, b"") for digest in model.get("files", {}).values()]
+        with NamedTemporaryFile(suffix=".gguf") as file:
+            file.write(b"".join(blobs[:1]))
+            file.flush()
+            try:
+                return read_header(Path(file.name)).fields
+            except (BadInput, struct.error):
+                return {}
+
+    def _copy(self, asked: dict[str, Any]) -> None:
+        model = self.fake.models.get(_tagged(asked["source"]))
+        if model is None:
+            self._error(404, f"model {asked['source']!r} not found")
+            return
+        self.fake.models[_tagged(asked["destination"])] = model
+        self._json({})
 
     def _chat(self, asked: dict[str, Any]) -> None:
         if (model := self._known(asked)) is None:
@@ -171,15 +278,62 @@ class _Handler(BaseHTTPRequestHandler):
         if messages[0]["role"] != "system" and model.get("system"):
             messages = [{"role": "system", "content": model["system"]}, *messages]
         if asked.get("_debug_render_only") and "no debug" not in self.fake.faults:
-            prompt = self.fake.render(messages)
+            prompt = self._rendered(model, messages)
             if "renders otherwise" in self.fake.faults:
                 prompt = prompt.removesuffix("\n")
             self._json({"model": asked["model"], "_debug_info": {"rendered_template": prompt}})
             return
-        content = "```python\nprint(sum(map(int, input().split())))\n```" + "<|im_end|>" * ("never stops" in self.fake.faults)
-        reason = "load" if "odd end" in self.fake.faults else "stop"
+        if wrong := [name for name in FLOATS & model["parameters"].keys() if isinstance(model["parameters"][name], str)]:
+            self._error(500, f'option "{wrong[0]}" must be of type float32')
+            return
+        if "another run" in self.fake.faults:
+            self.fake.models[_tagged(asked["model"])] = {**model, "system": "another"}
+        content = self._answer(messages) + "<|im_end|>" * ("never stops" in self.fake.faults)
+        reason = "load" if "odd end" in self.fake.faults else "length" if "babbles" in self.fake.faults else "stop"
         message = {"role": "assistant", "thinking": "Add them.", "content": content}
+        if "does not think" in self.fake.faults:
+            message |= {"thinking": "", "content": f"Add them.\n</think>\n\n{content}"}
+        self.fake.chats.append(asked)
+        if asked.get("stream", True):
+            self._stream(asked["model"], message, reason)
+            return
         self._json({"model": asked["model"], "message": message, "done": True, "done_reason": reason, "eval_count": 23})
+
+    def _stream(self, model: str, message: dict[str, str], reason: str) -> None:
+        """The same answer in parts of four characters, thinking first."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.end_headers()
+        for part in ("thinking", "content"):
+            text = message[part]
+            for at in range(0, len(text), 4):
+                words = {"role": "assistant", "content": "", part: text[at : at + 4]}
+                self._line({"model": model, "message": words, "done": False})
+            if "breaks off" in self.fake.faults:
+                return
+            if "answer fails" in self.fake.faults:
+                self._line({"error": "an error was encountered while running the model: unexpected EOF"})
+                return
+        self._line({"model": model, "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": reason, "eval_count": 23})
+
+    def _answer(self, messages: Sequence[Message]) -> str:
+        program = next((code for word, code in PROGRAMS.items() if word in messages[-1]["content"]), PROGRAMS["sum"])
+        if "draws another answer" in self.fake.faults:
+            return "I would add them."
+        return f"```python\n{'1 / 0' if 'crashes' in self.fake.faults else program}\n```"
+
+    def _rendered(self, model: dict[str, Any], messages: list[Message]) -> str:
+        template = self._template(model)
+        if self.fake.go is None or "{%" in template:
+            return self.fake.render(messages)
+        [answer] = self.fake.go([{"template": template, "messages": messages}])
+        return str(answer["prompt"])
+
+    def _cut(self) -> None:
+        """End the connection at once, whatever the client is still sending."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def _known(self, asked: dict[str, Any]) -> dict[str, Any] | None:
         model = self.fake.models.get(_tagged(asked["model"]))
@@ -190,7 +344,9 @@ class _Handler(BaseHTTPRequestHandler):
     # --------------------------------------------------------------------------------------------------------------- plumbing
 
     def _note(self) -> None:
-        self.fake.requests.append(f"{self.command} {self.path}")
+        line = f"{self.command} {self.path}"
+        self.fake.requests.append(line)
+        self.fake.on_request(line)
 
     def _body(self) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -214,3 +370,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _tagged(name: str) -> str:
     return name if ":" in name else f"{name}:latest"
+
+
+def _digest(model: dict[str, Any]) -> str:
+    """Of what a manifest holds; the name is none of it."""
+    return hashlib.sha256(json.dumps({**model, "model": ""}, sort_keys=True).encode()).hexdigest()
+
+
+def _near(text: str, known: str, distance: int = 100) -> bool:
+    """Levenshtein distance below `distance`."""
+    row = list(range(len(known) + 1))
+    for at, one in enumerate(text, 1):
+        previous, row[0] = row[0], at
+        for n, other in enumerate(known, 1):
+            previous, row[n] = row[n], min(row[n] + 1, row[n - 1] + 1, previous + (one != other))
+    return row[-1] < distance

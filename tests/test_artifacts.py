@@ -114,6 +114,12 @@ def test_references_by_prefix(store: Store) -> None:
             store.resolve(reference)
 
 
+def test_no_champion_says_how_one_is_named(store: Store) -> None:
+    for reference in ("champion", "champion@1"):
+        with pytest.raises(BadInput, match="no champion yet: `gwen25 promote REF`, or the deployment retrain"):
+            store.resolve(reference)
+
+
 def test_the_lock_is_freed_with_its_holder(store: Store) -> None:
     """A maker that is SIGKILLed must not block the next one."""
     holder = subprocess.Popen(

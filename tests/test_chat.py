@@ -1,18 +1,18 @@
-"""Answers taken apart and put together: what counts as reasoning, as code, as well formed. Rendering is in test_chat_parity."""
+"""Answers taken apart and put together: what counts as reasoning, as code, as well formed.
+
+How a program is found among prose is in test_extraction, rendering in test_chat_parity.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import json
 import random
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from gwen25.chat import FORMATS, ChatFormat, extract_code, problem_messages, prompt_text
+from gwen25.chat import FORMATS, ChatFormat, problem_messages, prompt_text
 from gwen25.data import Problem
 from gwen25.errors import BadInput
 
@@ -30,7 +30,7 @@ ANSWERS = {
     "fence glued to the tag": ("Hm.</think>```python\nprint(7)\n```", "Hm.", "print(7)", True),
     "prose before": ("Hm.</think>\nSo:\n```python\nprint(7)\n```", "Hm.", "print(7)", False),
     "prose after": (f"{WELL}\nThis prints 7.", "Hm.", "print(7)", False),
-    "no closing tag": ("Hm. ```python\nprint(7)\n", None, None, False),
+    "no closing tag": ("Hm. ```python\nprint(7)\n", None, "print(7)", False),
     "cut off in the reasoning": ("Hm. Let me", None, None, False),
     "cut off in the code": ("Hm.</think>\n\n```python\nprint(7)\nprint(", "Hm.", "print(7)\nprint(", False),
     "no tags, one block": ("```python\nprint(7)\n```", None, "print(7)", False),
@@ -49,7 +49,7 @@ ANSWERS = {
     "blank block": ("Hm.</think>\n\n```python\n \n\n```", "Hm.", " \n", False),
     "tag inside the code": ("Hm.</think>\n\n```python\nprint('</think>')\n```", "Hm.", "print('</think>')", True),
     "unusual line ends inside the code": ("</think>\n\n```python\nx = 'a\u2028b\x0cc'\n```", "", "x = 'a\u2028b\x0cc'", True),
-    "fence line inside the code": ("Hm.</think>\n\n```python\ns = '''\n```\n'''\n```", "Hm.", "s = '''", False),
+    "fence line inside the code": ("Hm.</think>\n\n```python\ns = '''\n```\n'''\n```", "Hm.", "s = '''\n```\n'''", False),
     "indented fence inside the code": (
         "</think>\n\n```python\ndef f():\n    '''\n    ```\n    '''\n```",
         "",
@@ -65,33 +65,6 @@ ANSWERS = {
 def test_parse(text: str, reasoning: str | None, code: str | None, well_formed: bool) -> None:
     answer = FORMAT.parse(text)
     assert (answer.reasoning, answer.code, answer.well_formed) == (reasoning, code, well_formed)
-
-
-CODE = {
-    "last of several": ("```python\na\n```\n```py\nb\n```", "b"),
-    "closed before unclosed": ("```python\na\n```\n```python\nb", "a"),
-    "other language after": ("```python\na\n```\nOutput:\n```text\n7\n```\n```bash\nls\n```", "a"),
-    "only other languages": ("```cpp\nint main() {}\n```", None),
-    "python3": ("```Python3\na\n```", "a"),
-    "label apart": ("``` python\na\n```", "a"),
-    "label with attributes": ('```python title="x.py"\na\n```', "a"),
-    "long fence": ("````python\n```\na\n````", "```\na"),
-    "tildes around backticks": ("~~~python\n```\n~~~", "```"),
-    "list item": ("1. So:\n   ```python\n   if x:\n       a\n   ```", "if x:\n    a"),
-    "deep list item": ("      ```python\n      if x:\n\n          a\n      ```\n", "if x:\n\n    a"),
-    "never closed, next opened": ("```python\na\n```python\nb\n```", "b"),
-    "never closed, then prose block": ("```python\na\n```text\n7\n```", "a"),
-    "carriage returns": ("```python\r\na\r\nb\r\n```\r\n", "a\nb"),
-    "inline code": ("use `print` and ```print``` here", None),
-    "after the tag only": ("```python\ndraft\n```</think>nothing", None),
-    "blank lines kept": ("```python\n\n\na\n\n```", "\n\na\n"),
-    "no fence": ("print(7)", None),
-}
-
-
-@pytest.mark.parametrize(("text", "code"), CODE.values(), ids=CODE)
-def test_extract_code(text: str, code: str | None) -> None:
-    assert extract_code(text) == code
 
 
 def test_what_answer_writes_is_well_formed() -> None:
@@ -138,12 +111,6 @@ def test_hostile_text_only_ever_yields_an_answer() -> None:
     assert seen[True] > 100
 
 
-def test_long_answers_are_parsed_in_linear_time() -> None:
-    for piece in ("```", "`", "~~~\n", " ", "```python\n", "</think>", "\n```x\n", "```python\nx\n", "a", "\r"):
-        FORMAT.parse("</think>\n" + piece * 100_000)
-        FORMAT.parse("</think>\n```" + piece * 100_000 + "`")
-
-
 def test_the_target_never_begins_with_a_newline() -> None:
     for reasoning in ("", "\n\nHm.", " \t\r\nHm.\n", "\u3000Hm"):
         assert FORMAT.answer(reasoning, "\n\nx\n\n")[0] not in "\r\n \t"
@@ -168,37 +135,3 @@ def test_a_blank_in_the_statement_is_not_filled_in() -> None:
 def test_an_empty_statement_is_refused() -> None:
     with pytest.raises(BadInput, match="problem p9: an empty statement"):
         problem_messages(Problem("p9", " \n", ()))
-
-
-# ---------------------------------------------------------------------------------------------------------------- real traces
-
-
-def test_real_traces_give_their_recorded_solutions(shared_data: Path) -> None:
-    """738 answers of DeepSeek-R1: each gives its solution to the byte; 24 have prose beside the block, the rest are well formed."""
-    seen: Counter[tuple[bool, bool]] = Counter()
-    with gzip.open(shared_data / "ocr_rows" / "r1_codeforces_rows.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            answer = FORMAT.parse(row["output"])
-            seen[answer.code == row["solution"], answer.well_formed] += 1
-    assert seen == {(True, True): 714, (True, False): 24}
-
-
-def test_real_traces_that_break_the_format(shared_data: Path) -> None:
-    """509 more, the bad ones among them: ten were cut off while thinking, one gives no program, five were cut off in theirs."""
-    seen: Counter[str] = Counter()
-    with gzip.open(shared_data / "ocr_rows" / "r1_codeforces_traces_without_statement.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            answer = FORMAT.parse(row["output"])
-            if answer.reasoning is None:
-                seen["still thinking"] += 1
-                assert answer.code is None and not answer.well_formed
-            elif answer.code is None:
-                seen["no program"] += 1
-            elif answer.code == row["solution"]:
-                seen["solution"] += 1
-            else:
-                seen["cut off"] += 1
-                assert row["output"].rstrip().endswith(answer.code.rstrip()) and not answer.well_formed
-    assert seen == {"solution": 493, "still thinking": 10, "cut off": 5, "no program": 1}

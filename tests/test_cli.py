@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from gwen25 import cli, preflight, samples
 from gwen25.artifacts import Store
+from gwen25.stage import STAGES
 
 TINY = {"base_model": "sample:tiny-qwen2"}
 
@@ -165,13 +167,32 @@ def test_rows_as_tokens_with_what_is_trained(capsys: pytest.CaptureFixture[str])
     read, trained = ([line for line in out.splitlines() if line.startswith(mark)] for mark in (". ", "* "))
     assert status == 0 and '"<think"' in read[-2] + read[-1] and '"<|im_end|>"=642' in trained[-1]
     assert not any("im_start" in line for line in trained)
+    [header] = [line for line in out.splitlines() if line.startswith("--- ")]
+    told = [int(word) for word in header.replace(",", "").split() if word.isdigit()]
+    counted = [sum(len(re.findall(r'"=\d+', line)) for line in lines) for lines in (read, trained)]
+    assert told == [sum(counted), *counted]
+
+
+def test_a_number_of_rows_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "dataset", "--show", "-3")
+    assert (status, out) == (2, "") and "--show -3: a number of rows is expected" in err
 
 
 def test_a_users_file_is_checked_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
     rows = str(samples.path("rows.jsonl"))
     status, out, _ = run(capsys, "dataset", "--check", rows)
     assert status == 0 and f"{rows}, line 58: no_code" in out and "55 kept" in out.splitlines()[-1]
+    assert "no_code: an `output` has a fenced python block after </think>" in out
+    assert "tokenizer of sample:tiny-qwen2, rows of at most 512 tokens (dataset.max_length)" in out
     assert not list(Store.default().root.glob("*/*"))
+
+
+def test_a_users_file_with_lines_that_are_no_rows_has_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{\n" + samples.path("rows.jsonl").read_text().splitlines()[0] + "\n7\n")
+    status, out, _ = run(capsys, "dataset", "--check", str(file))
+    assert status == 2 and f"{file}, line 1: malformed: not JSON" in out and f"{file}, line 3: malformed: a JSON object" in out
+    assert "malformed: the node stops at the first such line" in out and out.splitlines()[-1] == "2 malformed, 1 kept"
 
 
 REPORT = {"rows": [{"question_id": q, "difficulty": "easy", "n": 1, "c": c} for q, c in (("a", 1), ("b", 0))], "n": 1, "temperature": 0.2}
@@ -181,18 +202,23 @@ def test_two_reports_are_compared_on_the_problems_they_share(capsys: pytest.Capt
     for name, report in (("a", REPORT), ("b", {**REPORT, "rows": REPORT["rows"][:1], "temperature": 0.6})):
         (tmp_path / f"{name}.json").write_text(json.dumps(report))
     status, out, _ = run(capsys, "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
-    assert status == 0 and "not measured alike: temperature" in out and "1 problems are in one report only" in out
+    assert status == 0 and out.startswith("Cannot tell: not measured alike (temperature)")
+    assert "not measured alike: temperature (0.2; 0.6)" in out and "1 problems are in one report only" in out
     status, out, _ = run(capsys, "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--json")
-    assert json.loads(out)["problems"] == 1
+    found = json.loads(out)
+    assert (found["problems"], found["verdict"], found["incomparable"]) == (1, "cannot tell", ["temperature"])
 
 
-def test_answers_that_exist_are_graded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    problems = samples.path("problems.jsonl")
-    question = json.loads(problems.read_text().splitlines()[0])["question_id"]
-    (tmp_path / "answers.jsonl").write_text(json.dumps({"question_id": question, "output": "```python\nprint(0)\n```"}) + "\n")
-    status, out, _ = run(capsys, "grade", str(problems), str(tmp_path / "answers.jsonl"), "--out", str(tmp_path / "verdicts.jsonl"))
-    assert status == 0 and "0 of 1 passed" in out
-    assert json.loads((tmp_path / "verdicts.jsonl").read_text()) == {"question_id": question, "passed": False}
+def test_a_verdict_between_reports_in_folders_names_the_models(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, passes in (("base", 1), ("tuned", 3)):
+        (tmp_path / name).mkdir()
+        rows = [{"question_id": str(at), "difficulty": "easy", "n": 5, "c": passes} for at in range(40)]
+        (tmp_path / name / "report.json").write_text(json.dumps({"model": name, "rows": rows}))
+    status, out, _ = run(capsys, "compare", str(tmp_path / "base"), str(tmp_path / "tuned"))
+    assert status == 0 and out.startswith("B is better than A: pass@1 +40.00 points") and "pass@5 (any of 5)" in out
+    assert f"- A: base ({tmp_path / 'base'})" in out and f"- B: tuned ({tmp_path / 'tuned'})" in out
+    status, out, _ = run(capsys, "compare", str(tmp_path / "tuned"), str(tmp_path / "base"), "--json")
+    assert json.loads(out)["verdict"] == "worse"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +228,8 @@ def test_answers_that_exist_are_graded(capsys: pytest.CaptureFixture[str], tmp_p
         (["grade", "/no/problems.jsonl", "/no/answers.jsonl", "--out", "/no/such/folder/v.jsonl"], "--out /no/such/folder/v.jsonl"),
         (["evaluate", "/no/model"], "/no/model"),
         (["evaluate", "sft:00"], "names no artifacts"),
+        (["evaluate", "champion"], "no champion yet: `gwen25 promote REF`"),
+        (["evaluate", ""], "the model's name is empty"),
         (["evaluate", "--base-url", "http://user:secret@127.0.0.1:1/v1"], "user name, password"),
         (["evaluate", "--base-url", "nonsense"], "http(s)://host"),
         (["evaluate", "some/model-nobody-has"], "HF_HUB_OFFLINE"),
@@ -226,7 +254,7 @@ def test_a_malformed_problems_file_is_refused_before_the_training(capsys: pytest
 
 def test_a_dry_run_says_what_would_run_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "run", "--dry-run")
-    assert status == 0 and out.count("would run") == 8
+    assert status == 0 and out.count("would run") == len(STAGES) + 1  # the base model's evaluation too
     assert not list(Store.default().root.glob("*/*"))
 
 

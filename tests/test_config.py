@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from gwen25 import config
+from gwen25.commands.common import configuration
 from gwen25.config import load_config, parse_override
 from gwen25.errors import BadInput
 from gwen25.stage import keyed_section
@@ -54,7 +56,14 @@ def test_top_level_values_reach_every_section() -> None:
         ({"grpo.max_stesp": 2}, "did you mean grpo.max_steps?"),
         ({"gropo.max_steps": 2}, "did you mean 'grpo'?"),
         ({"max_steps": 2}, "grpo.max_steps"),
-        ({"grpo.max_steps": "many"}, "grpo.max_steps: Input should be a valid integer"),
+        ({"grpo.max_steps": "many"}, "grpo.max_steps: a whole number is expected, not 'many'"),
+        ({"grpo.max_steps": 1.5}, "grpo.max_steps: a whole number is expected, not 1.5"),
+        ({"grpo.rewards": "judge"}, "grpo.rewards: a list is expected, such as [a, b], not 'judge'"),
+        ({"grpo.reward_weights": [1]}, "grpo.reward_weights: a mapping is expected"),
+        ({"evaluate.baseline": "maybe"}, "evaluate.baseline: true or false is expected"),
+        ({"dataset.target": "x"}, "dataset.target: should be 'reasoning' or 'solution', not 'x'"),
+        ({"merge.max_shard_size": "big"}, "merge.max_shard_size: should match pattern"),
+        ({"base_model": ""}, "base_model: a hub id, a directory or sample:tiny-qwen2 is expected, not ''"),
         ({"grpo.max_steps": 0}, "greater than or equal to 1, not 0"),
         ({"grpo.num_generations": 3}, "divisible by num_generations = 3"),
         ({"sft.base_model": "x"}, "set at the top of the config"),
@@ -100,9 +109,24 @@ def test_auto_hparams_is_read_once_into_the_config(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AUTO_HPARAMS", "1")
     assert load_config("smoke").sft.auto_hparams
     assert not load_config("smoke", overrides={"sft.auto_hparams": False}).sft.auto_hparams
+    monkeypatch.setenv("AUTO_HPARAMS", "0")
+    assert load_config("smoke", overrides={"sft.auto_hparams": True}).sft.auto_hparams
     monkeypatch.setenv("AUTO_HPARAMS", "yes")
     with pytest.raises(BadInput, match="AUTO_HPARAMS"):
         load_config("smoke")
+
+
+@pytest.mark.parametrize(("environment", "file"), [("0", True), ("1", False)])
+def test_auto_hparams_stands_over_a_file_and_below_an_option(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: str, file: bool
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"sft: {{auto_hparams: {str(file).lower()}}}\n")
+    monkeypatch.setenv("AUTO_HPARAMS", environment)
+    options = Namespace(profile="smoke", recipe="reference", config=mine, set=[])
+    assert configuration(options).sft.auto_hparams is load_config("smoke", file=mine).sft.auto_hparams is not file
+    options.set = [f"sft.auto_hparams={str(file).lower()}"]
+    assert configuration(options).sft.auto_hparams is file
 
 
 def test_sections_are_frozen() -> None:

@@ -33,7 +33,10 @@ def test_inspect_tells_what_a_checkpoint_is(tiny_model: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda folder: (folder / "config.json").write_text("[]"), "a JSON object is expected"),
-        (lambda folder: _config(folder, architectures=["LlamaForCausalLM"]), "LlamaForCausalLM; supported: Qwen2ForCausalLM"),
+        (
+            lambda folder: _config(folder, architectures=["MistralForCausalLM"]),
+            "MistralForCausalLM; supported: LlamaForCausalLM, Qwen2ForCausalLM",
+        ),
         (lambda folder: _config(folder, architectures=None), "none named; supported"),
         (lambda folder: _config(folder, max_position_embeddings=None), "must be whole numbers"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), r"no weights \(\*.safetensors\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from gwen25 import preflight
-from gwen25.config import load_config
+from gwen25.config import VLLM_PYTHON, load_config
 from gwen25.errors import BadInput
 
 
@@ -61,3 +62,64 @@ def test_cuda_training_needs_the_interpreters_headers(machine: set[str], tmp_pat
     (tmp_path / "Python.h").unlink()
     with pytest.raises(BadInput, match=r"grpo on CUDA needs a C compiler and Python\.h"):
         training("grpo", runtime__device="cuda")
+
+
+# ------------------------------------------------------------------------------------------------ launchers and interpreters
+
+
+def test_a_launcher_is_looked_for_beside_its_stages_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    preflight._interpreters(load_config("multi-gpu"), {"sft", "grpo"})
+    lost = load_config("smoke", overrides={"runtime.launcher": {"sft": ["acelerate", "launch"]}})
+    with pytest.raises(BadInput, match=r"^runtime\.launcher\.sft: no such command: acelerate; install it in the stage's environment"):
+        preflight._interpreters(lost, {"sft"})
+    preflight._interpreters(lost, {"grpo"})  # not wanted
+
+
+def test_vllm_is_looked_for_in_the_interpreter_that_would_sample(tmp_path: Path) -> None:
+    ask = {"grpo.vllm": "colocate"}
+    with pytest.raises(
+        BadInput, match=r"^grpo\.vllm=colocate, but .*python.* lacks vllm; `make vllm-env` makes .*; or set grpo\.vllm=off$"
+    ):  # Prefect's environment cannot hold it
+        preflight._vllm(load_config("a100", overrides={**ask, "runtime.python": {"grpo": sys.executable}}), {"grpo"})
+    away = {**ask, "runtime.python": {"grpo": str(tmp_path / "away")}}
+    with pytest.raises(
+        BadInput, match=r"^grpo\.vllm=colocate: no such interpreter: .*/away; `make vllm-env` makes it, or set grpo\.vllm=off$"
+    ):
+        preflight._vllm(load_config("a100", overrides=away), {"grpo"})
+    preflight._interpreters(load_config("a100", overrides=away), {"grpo"})  # the above says more
+    preflight._vllm(load_config("a100", overrides=ask), {"sft"})
+    preflight._vllm(load_config("a100", overrides={"grpo.vllm": "off"}), {"grpo"})
+    assert load_config("a100").runtime.python == {"grpo": str(VLLM_PYTHON)}
+    assert load_config("a100", overrides={"grpo.vllm": "off"}).runtime.python == {}
+    broken = {**ask, "runtime.python": {"grpo": "/bin/false"}}
+    with pytest.raises(BadInput, match=r"^grpo\.vllm=colocate: /bin/false does not run as an interpreter"):
+        preflight._vllm(load_config("a100", overrides=broken), {"grpo"})
+    whole = tmp_path / "python"  # an interpreter that has all of them
+    whole.write_text("#!/bin/sh\necho\n")
+    whole.chmod(0o755)
+    preflight._vllm(load_config("a100", overrides={**ask, "runtime.python": {"grpo": str(whole)}}), {"grpo"})
+
+
+def test_vllms_share_must_hold_its_weights_and_one_answer() -> None:
+    ask = {"grpo.vllm": "colocate", "grpo.vllm_gpu_memory_utilization": 0.15}
+    with pytest.raises(
+        BadInput, match=r"^grpo\.vllm_gpu_memory_utilization=0\.15 of 40 GiB is 6\.4 GB.* 6\.2 .* 0\.4 GB; set it to 0\.16 or more$"
+    ):
+        preflight._vllm_share(load_config("a100", overrides=ask), {"grpo"})
+    preflight._vllm_share(load_config("a100", overrides={**ask, "grpo.vllm_gpu_memory_utilization": 0.16}), {"grpo"})
+    preflight._vllm_share(load_config("a100", overrides={**ask, "runtime.gpu_memory_gib": None}), {"grpo"})  # not known
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"grpo.vllm": "server"}, "grpo.vllm=server needs grpo.vllm_server_base_url"),
+        ({"grpo.vllm": "colocate", "grpo.load_in_4bit": True}, "needs grpo.load_in_4bit=false"),
+        ({"grpo.vllm": "colocate", "sft.trainable_chat_tokens": True}, "needs sft.trainable_chat_tokens=false"),
+    ],
+)
+def test_what_vllm_cannot_sample_is_refused_with_the_config(overrides: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadInput, match=text):
+        load_config("a100", overrides=overrides)
+    assert load_config("a100", overrides={"grpo.vllm": False}).grpo.vllm == "off"  # what YAML makes of the word

@@ -250,6 +250,29 @@ def test_a_stage_without_a_launcher_sees_one_gpu(
     assert child.environment(made).get("CUDA_VISIBLE_DEVICES") == seen
 
 
+def test_a_stage_finds_its_interpreters_commands_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whether or not an environment is activated: accelerate stands beside the interpreter that has it."""
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)  # as a venv's is: the folder of the link counts
+    monkeypatch.setenv("PATH", "/usr/bin")
+    runtime = load_config("smoke", overrides={"runtime.python": {"grpo": str(other)}}).runtime
+    assert child.search_path(runtime, "grpo") == f"{tmp_path}:/usr/bin"
+    assert child.search_path(runtime, "sft") == f"{Path(sys.executable).parent}:/usr/bin"
+    made = Plan(stage.STAGES["grpo"], "a" * 32, {}, Resolved(), {}, runtime)
+    assert child.environment(made)["PATH"] == f"{tmp_path}:/usr/bin"
+
+
+def test_a_choice_that_came_later_leaves_older_keys_alone() -> None:
+    """Who samples and what is taught are keyed; where vLLM lies in memory is not, and the values of before are not there at all."""
+    grpo, data = load_config("t4").grpo.model_dump(mode="json"), load_config("t4").dataset.model_dump(mode="json")
+    before = stage.keyed_section(grpo)
+    assert not [name for name in before if "vllm" in name] and "target" not in stage.keyed_section(data)
+    assert stage.keyed_section({**grpo, "vllm_enable_sleep_mode": False}) == before
+    assert stage.keyed_section({**grpo, "vllm": "colocate"}) == {**before, "vllm": "colocate"}
+    assert stage.keyed_section({**data, "target": "solution"})["target"] == "solution"
+    assert stage.keyed_section({**data, "max_samples": None}) == {**stage.keyed_section(data), "max_samples": None}
+
+
 # --- what must not be lost, and what must not be kept ----------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
-"""Benchmarks: what a model is measured by. `passk` is the arithmetic, `livecodebench` the problems and their judge, `report` the page.
+"""Benchmarks: what a model is measured by.
 
-Prompts come from `chat`, verdicts from `sandbox`. Not here: generation (`generate`), the stage (`pipelines.evaluate`).
+`livecodebench` is the door to problems and their judge, `passk` the arithmetic, `report` the page, `comparison` two reports held against
+each other. Verdicts come from `sandbox`. Not here: generation (`generate`), the stage (`pipelines.evaluate`).
 """

@@ -1,93 +1,119 @@
-"""An evaluation as a page: the report's dict, its Markdown table, its picture, and two of them compared.
+"""An evaluation as a page: the report's Markdown table and its picture.
 
-    score(rows, (1, 5))                    {"all": {"1": {"value": 0.31, "low": 0.27, "high": 0.35}, "5": None}, "easy": ...}
-    table({"base": a, "merged": b})        Markdown: pass@1, pass@5, then by difficulty; a column for each model
-    compare(report_a, report_b)            problem against problem, with intervals
+    table({"base": a, "merged": b})        pass@1, pass@5 under both rules, then by difficulty; a column for each model
+    markdown([report])                     the page of one evaluation; of a base model's two, one for each prompt, side by side
 
-A value that was not measured is None in the dict and "–" on the page. Not here: the arithmetic (`passk`).
+A value that was not measured is None in the dict and "–" on the page. Not here: the arithmetic (`passk`), the counting (`tally`),
+two reports held against each other (`comparison`).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from gwen25.benchmarks import passk
-from gwen25.errors import BadInput
+from gwen25.benchmarks.tally import KS
 
 Report = Mapping[str, Any]
-KS: Final = (1, 5)
 UNKNOWN: Final = "–"
-
-
-def score(rows: Sequence[passk.Row], ks: Iterable[int] = KS) -> dict[str, dict[str, dict[str, float] | None]]:
-    """pass@k with its 95 % interval, by slice and k; None where a problem of the slice has fewer than k samples."""
-    return {name: {str(k): _scored(part, k) for k in ks} for name, part in passk.slices(rows).items()}
-
-
-def _scored(rows: Sequence[passk.Row], k: int) -> dict[str, float] | None:
-    value, bounds = passk.mean(rows, k), passk.interval(rows, k)
-    return None if value is None or bounds is None else {"value": value, "low": bounds.low, "high": bounds.high}
+RULES: Final = {"": "scores", ", official rules": "scores_official"}  # words in a label, and where the values stand
 
 
 def table(reports: Mapping[str, Report]) -> str:
     """One or several reports side by side, as a Markdown table: value, 95 % interval, and how many problems stand behind it."""
-    lines = ["| | " + " | ".join(_cell(name) for name in reports) + " |", "|---|" + "---:|" * len(reports)]
-    for row in _slices(reports.values()):
-        for k in map(str, KS):
-            label = f"**pass@{k}**" if row == "all" else f"{_cell(row)}, pass@{k}"
-            lines.append(f"| {label} | " + " | ".join(_value(report, row, k) for report in reports.values()) + " |")
-    lines.append("| problems | " + " | ".join(_counts(report) for report in reports.values()) + " |")
-    lines.append("| samples each (n) | " + " | ".join(str(report["n"]) for report in reports.values()) + " |")
-    lines.append("| truncated answers | " + " | ".join(_share(report, "truncated") for report in reports.values()) + " |")
-    lines.append("| answers without code | " + " | ".join(_share(report, "no_code") for report in reports.values()) + " |")
-    lines.append("| programs from unclosed reasoning | " + " | ".join(map(_drafts, reports.values())) + " |")
+    columns = list(reports.values())
+    n = columns[0]["n"] if len({report["n"] for report in columns}) == 1 else None
+    rules = {words: scores for words, scores in RULES.items() if any(report.get(scores) is not None for report in columns)}
+    lines = ["| | " + " | ".join(cell(name) for name in reports) + " |", "|---|" + "---:|" * len(reports)]
+    for part, k, (words, scores) in itertools.product(_slices(columns), KS, rules.items()):
+        cells = [_value(report.get(scores), part, str(k)) for report in columns]
+        if set(cells) != {UNKNOWN}:  # nobody has so many samples
+            name = f"{passk.label(k, n)}{words}"
+            lines.append(_line(f"**{name}**" if part == "all" else f"{cell(part)}, {name}", cells))
+    lines += _without_errata(columns, rules)
+    lines.append(_line("problems", map(_counts, columns)))
+    lines.append(_line("samples each (n)", (str(report["n"]) for report in columns)))
+    shares = {"truncated answers": "truncated", "answers without code": "no_code", "programs from unclosed reasoning": "from_draft"}
+    for label, name in shares.items():
+        if any(report.get(name) is not None for report in columns):
+            lines.append(_line(label, (_share(report, name) for report in columns)))
     return "\n".join(lines) + "\n"
 
 
+def _line(label: str, cells: Iterable[str]) -> str:
+    return f"| {label} | " + " | ".join(cells) + " |"
+
+
+def _without_errata(reports: Sequence[Report], rules: Mapping[str, str]) -> list[str]:
+    """pass@1 less the problems that accept several answers, where any report has one."""
+    found = [(report.get("errata") or {}).get("without") or {} for report in reports]
+    if not any(found):
+        return []
+    label = "pass@1 without problems that accept several answers"
+    return [_line(label + words, (_value(part.get(scores), "all", "1") for part in found)) for words, scores in rules.items()]
+
+
 def _slices(reports: Iterable[Report]) -> list[str]:
-    names = {name for report in reports for name in report["scores"]}
+    names = {name for report in reports for name in report["problems"]}
     return [name for name in passk.ORDER if name in names] + sorted(names - set(passk.ORDER))
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """A text within a table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _value(report: Report, row: str, k: str) -> str:
-    found = report["scores"].get(row, {}).get(k)
+def _value(scores: Mapping[str, Any] | None, part: str, k: str) -> str:
+    found = (scores or {}).get(part, {}).get(k)
     return UNKNOWN if found is None else f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
 
 
 def _counts(report: Report) -> str:
     counts = dict(report["problems"])
     total = counts.pop("all")
-    return f"{total} ({', '.join(f'{_cell(name)} {count}' for name, count in counts.items())})"
-
-
-def _drafts(report: Report) -> str:
-    return f"{_share(report, 'from_draft')}, {report['from_draft_passed']} passed"
+    return f"{total} ({', '.join(f'{cell(name)} {count}' for name, count in counts.items())})"
 
 
 def _share(report: Report, name: str) -> str:
-    return f"{report[name]} of {report['samples']}"
+    if report.get(name) is None:
+        return UNKNOWN
+    passed = report.get(f"{name}_passed")
+    return f"{report[name]} of {report['samples']}" + ("" if passed is None else f", {passed} passed")
 
 
-def markdown(report: Report) -> str:
-    """The page of one report: the table, how it was measured, the verdicts, and what a reader should know."""
-    rows = "\n".join(f"| {label} | {_cell(str(value))} |" for label, value in _measured(report) if value is not None)
-    verdicts = "\n".join(f"| {_cell(status)} | {count} |" for status, count in report["verdicts"].items())
-    notes = "".join(f"- {note}\n" for note in report["notes"])
-    return (
-        f"# LiveCodeBench: {_cell(report['model'])}\n\n{table({report['model']: report})}\n"
-        "In brackets: 95 % interval over problems (bootstrap; the exact bound where all problems agree).\n\n"
-        f"## How it was measured\n\n| | |\n|---|---|\n{rows}\n\n"
-        f"## Verdicts\n\n| verdict | answers |\n|---|---:|\n{verdicts}\n" + (f"\n## Notes\n\n{notes}" if notes else "")
-    )
+def columns(reports: Sequence[Report]) -> dict[str, Report]:
+    """The reports of one model by a name for each: the model's, with the prompt where there are several."""
+    return {report["model"] if len(reports) == 1 else f"{report['model']}, {report['prompt']}": report for report in reports}
 
 
-def _measured(report: Report) -> list[tuple[str, Any]]:
+def markdown(reports: Sequence[Report]) -> str:
+    """The page: the table, how it was measured, the verdicts, and what a reader should know. One column for each report."""
+    named = columns(reports)
+    parts = [
+        f"# LiveCodeBench: {cell(reports[0]['model'])}\n\n{table(named)}",
+        "In brackets: 95 % interval over problems (exact where each is solved or not, else a bootstrap). Rules where none are named: "
+        "strict, this project's. Official rules: LiveCodeBench's own extraction of the program and comparison of lines (state of "
+        "2025-07-15), on real processes; docs/livecodebench.md says what still differs.\n",
+        f"## How it was measured\n\n{_measured(reports)}",
+        f"## Verdicts\n\n{_verdicts(named)}",
+        *_flaws(reports[0]),
+    ]
+    notes = dict.fromkeys(note for report in reports for note in report["notes"])
+    return "\n".join(parts) + ("\n## Notes\n\n" + "".join(f"- {note}\n" for note in notes) if notes else "")
+
+
+def _measured(reports: Sequence[Report]) -> str:
+    columns = [dict(_facts(report)) for report in reports]
+    known = [label for label in columns[0] if any(column[label] is not None for column in columns)]
+    lines = ["| |" + " |" * len(columns), "|---|" + "---|" * len(columns)]
+    lines += [_line(label, (UNKNOWN if column[label] is None else cell(str(column[label])) for column in columns)) for label in known]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(report: Report) -> list[tuple[str, Any]]:
     window = report["window"]
     asked = f"{window['start_date'] or 'the first'} to {window['end_date'] or 'the last'}"
     dates = f"{window['first']} to {window['last']}" if window["first"] else "unknown"
@@ -98,13 +124,36 @@ def _measured(report: Report) -> list[tuple[str, Any]]:
         ("contests of these problems", dates),
         ("backend", report["backend"]),
         ("served model", report["served_model"]),
+        ("prompt", report["prompt"]),
         ("chat format", report["chat_format"]),
         ("temperature", report["temperature"]),
         ("top_p", report["top_p"]),
         ("max_tokens", report["max_tokens"]),
         ("seed", report["seed"]),
-        ("rules", report["rules"]),
+        ("rules", f"{report['rules']}, official"),
+        ("isolation of programs", report["isolation"]),
     ]
+
+
+def _verdicts(named: Mapping[str, Report]) -> str:
+    columns = {
+        f"{name}: {rules}" if len(named) > 1 else rules: report[key]
+        for name, report in named.items()
+        for rules, key in (("strict", "verdicts"), ("official", "verdicts_official"))
+    }
+    statuses = sorted({status for counts in columns.values() for status in counts})
+    lines = [_line("verdict", map(cell, columns)), "|---|" + "---:|" * len(columns)]
+    lines += [_line(cell(status), (str(counts.get(status, 0)) for counts in columns.values())) for status in statuses]
+    return "\n".join(lines) + "\n"
+
+
+def _flaws(report: Report) -> list[str]:
+    """The problems that the benchmark's authors list as flawed."""
+    errata = report["errata"]
+    listed = {**errata["several_answers"], **errata["unsolvable"]}
+    if not listed:
+        return []
+    return [f"## Flawed problems\n\nBy {errata['source']}:\n\n" + "".join(f"- {name} {why}\n" for name, why in listed.items())]
 
 
 def picture(reports: Mapping[str, Report], path: Path) -> None:
@@ -140,55 +189,3 @@ def _bars(axes: Any, report: Report, name: str, bars: Sequence[tuple[str, str]],
     below = [100 * max(value["value"] - value["low"], 0) for _, value in known]
     above = [100 * max(value["high"] - value["value"], 0) for _, value in known]
     axes.bar(places, heights, width, yerr=[below, above], capsize=3, label=name)
-
-
-def compare(a: Report, b: Report) -> dict[str, Any]:
-    """b less a, each problem held against itself, by slice and k: {"problems": 400, "scores": {"all": {"1": {...}, "5": None}}, ...}.
-
-    `only_a`, `only_b`: problems that one side lacks, left out. `differs`: what was not measured alike, such as max_tokens.
-    BadInput where the two share no problem, or one is no report.
-    """
-    rows = [_rows(report) for report in (a, b)]
-    ids = [{row["question_id"] for row in side} for side in rows]
-    common = ids[0] & ids[1]
-    if not common:
-        raise BadInput("the two reports have no problem in common: evaluate both on the same problems")
-    parts = passk.slices([row for row in rows[0] if row["question_id"] in common])
-    return {
-        "problems": len(common),
-        "only_a": len(ids[0] - common),
-        "only_b": len(ids[1] - common),
-        "differs": [
-            name for name in ("n", "temperature", "top_p", "max_tokens", "chat_format", "backend", "rules") if a.get(name) != b.get(name)
-        ],
-        "scores": {name: {str(k): _compared(part, rows[1], k) for k in KS} for name, part in parts.items()},
-    }
-
-
-def _rows(report: Report) -> list[dict[str, Any]]:
-    rows = report.get("rows")
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and {"question_id", "difficulty", "n", "c"} <= row.keys() for row in rows
-    ):
-        raise BadInput("not an evaluation's report: a report.json as `gwen25 evaluate` writes it is expected")
-    return rows
-
-
-def _compared(rows_a: Sequence[passk.Row], rows_b: Sequence[passk.Row], k: int) -> dict[str, float] | None:
-    found = passk.paired(rows_a, rows_b, k)
-    return None if found is None else dict(found._asdict())
-
-
-def comparison_table(comparison: Mapping[str, Any], name_a: str = "a", name_b: str = "b") -> str:
-    """`compare`'s result as Markdown, in percentage points."""
-    lines = [f"| | problems | {_cell(name_a)} | {_cell(name_b)} | difference, points (95 %) |", "|---|---:|---:|---:|---:|"]
-    for row, by_k in comparison["scores"].items():
-        for k, found in by_k.items():
-            cells = [UNKNOWN] * 4 if found is None else _difference(found)
-            lines.append(f"| {_cell(row)}, pass@{k} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _difference(found: Mapping[str, float]) -> list[str]:
-    points = f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-    return [str(found["problems"]), f"{found['a']:.1%}", f"{found['b']:.1%}", points]

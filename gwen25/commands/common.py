@@ -16,7 +16,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """`--config FILE` and `--set` as one mapping of dotted names: what the flow takes as its `overrides`."""
     flat: dict[str, Any] = {}
     if arguments.config is not None:
-        flat |= config.flatten(config.read_yaml(arguments.config))
+        flat |= config.flatten(config.read_yaml(arguments.config)) | config.auto_hparams()
     return flat | dict(config.parse_override(text) for text in arguments.set)
 
 

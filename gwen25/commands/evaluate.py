@@ -6,15 +6,15 @@ import argparse
 import shutil
 from pathlib import Path
 
-from gwen25 import preflight, resolve, stage
+from gwen25 import given, preflight, stage
 from gwen25.artifacts import Artifact, Store
 from gwen25.commands import node
 from gwen25.commands.common import configuration, say, show_artifact, warn
 from gwen25.config import Config
 from gwen25.errors import BadInput
-from gwen25.resolve import Resolved
+from gwen25.given import Given
 
-OPTIONS = ("problems", "backend", "base_url", "served_model", "n", "temperature", "max_tokens", "max_problems")
+OPTIONS = ("problems", "backend", "base_url", "served_model", "prompt", "n", "temperature", "max_tokens", "max_problems")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,11 +24,12 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = {f"evaluate.{name}": value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
     config = configuration(arguments, {**chosen, "evaluate.baseline": False})
     store = Store.default()
-    inputs, extra, checked = _model(arguments.model, config, store)
-    preflight.check(checked, {"evaluate"})
+    model = _model(arguments.model, config, store)
+    preflight.check(model.checked, {"evaluate"})
     if arguments.out is not None:
         _make_folder(arguments.out)
-    plan = stage.plan_stage("evaluate", config, inputs, warn, extra)
+    inputs = {"model": model.artifact} if model.artifact is not None else {}
+    plan = stage.plan_stage("evaluate", config, inputs, warn, model.outside)
     artifact, cached = stage.obtain(plan, store, say, refresh=arguments.refresh)
     show_artifact(artifact, cached)
     print((artifact.payload / "report.md").read_text(encoding="utf-8"))
@@ -37,22 +38,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _model(reference: str | None, config: Config, store: Store) -> tuple[dict[str, Artifact], Resolved, Config]:
-    """MODEL as an input artifact (a merge in the store) or as something from outside (directory, hub id, served model).
-
-    The third is the config that preflight should look at: the model itself stands in it as the base model.
-    """
+def _model(reference: str | None, config: Config, store: Store) -> Given:
+    """MODEL as an input artifact (a merge in the store) or as something from outside (directory, hub id, served model)."""
     if reference is None and config.evaluate.backend == "openai":
-        return {}, Resolved({"model": {"served": config.evaluate.base_url, "name": config.evaluate.served_model}}), config
+        return given.served(config)
     if reference is None:
-        return node.inputs("evaluate", config, store), Resolved(), config
-    if (":" in reference and not reference.startswith(resolve.SAMPLE_PREFIX)) or reference in store.aliases():
-        artifact = store.resolve(reference)
-        if artifact.stage != "merge":
-            raise BadInput(f"{reference} is of the stage {artifact.stage}; evaluate takes a merge, a directory or a hub id")
-        return {"model": artifact}, Resolved(), config.model_copy(update={"base_model": str(artifact.payload)})
-    other = config.model_copy(update={"base_model": reference})
-    return {}, resolve.base_as_model(other, warn), other
+        return Given(config, config, _merged(config, store))
+    artifact = given.stored(reference, store)
+    if artifact is not None and artifact.stage != "merge":
+        raise BadInput(f"{reference} is of the stage {artifact.stage}; evaluate takes a merge, a directory or a hub id")
+    return given.take(reference, artifact, config, warn)
+
+
+def _merged(config: Config, store: Store) -> Artifact:
+    try:
+        return node.inputs("evaluate", config, store)["model"]
+    except BadInput as error:
+        raise BadInput(
+            f"no merged model for this config: name a MODEL (a merge such as merge:3f2a, a directory, a hub id), or make one ({error})"
+        ) from error
 
 
 def _make_folder(out: Path) -> None:

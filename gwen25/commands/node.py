@@ -1,4 +1,4 @@
-"""`gwen25 dataset | sft | grpo | adapters | merge | gguf | ollama`: one node, its inputs from the store; without Prefect."""
+"""`gwen25 dataset | sft | grpo | adapters | merge | gguf | score | ollama`: one node, its inputs from the store; without Prefect."""
 
 from __future__ import annotations
 
@@ -48,27 +48,41 @@ def dataset(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     if arguments.check is not None:
         return _check(arguments.check, config)
+    if arguments.show is not None and arguments.show < 1:
+        raise BadInput(f"--show {arguments.show}: a number of rows is expected, 1 or more")
     made = make("dataset", config, refresh=arguments.refresh)
     if arguments.show is not None:
         from gwen25.pipelines.dataset import load_tokenizer
 
         train, format = made.payload / "train.jsonl", chat.FORMATS[config.chat_format]
+        print(f"target {config.dataset.target} (dataset.target)")
         for line in show_rows.lines(train, load_tokenizer(_tokenizer_file(config)), format, arguments.show):
             print(line)
     return 0
 
 
 def _check(file: Path, config: Config) -> int:
-    """Each row that would be dropped, and why; status 2 where none would be kept."""
-    from gwen25.pipelines.dataset import check_file
+    """Each row that would be dropped, and why; status 2 where none would be kept, or a line is no row and would stop the node."""
+    from gwen25.pipelines.dataset import MALFORMED, REASONS, check_file
 
     reasons: Counter[str] = Counter()
-    for where, reason in check_file(file, config.dataset, _tokenizer_file(config), config.runtime.sandbox_workers):
+    for where, reason, detail in check_file(file, config.dataset, _tokenizer_file(config), config.runtime.sandbox_workers):
         reasons[reason or "kept"] += 1
         if reason is not None:
-            print(f"{where}: {reason}")
+            print(f"{where}: {reason}{f': {detail}' if detail else ''}")
+    if MALFORMED in reasons:
+        print(f"{MALFORMED}: the node stops at the first such line; mend or remove them")
+    for reason, help in REASONS.items():
+        if reason in reasons:
+            print(f"{reason}: {help}")
+    section = config.dataset
+    print(
+        f"checked with the tokenizer of {config.base_model}, rows of at most {section.max_length} tokens (dataset.max_length), "
+        f"target {section.target} (dataset.target), "
+        f"programs {'run' if section.verify_solutions else 'not run'} on their statements' examples; another --profile may keep others"
+    )
     print(", ".join(f"{count} {reason}" for reason, count in reasons.most_common()))
-    return 0 if reasons["kept"] else 2
+    return 0 if reasons["kept"] and MALFORMED not in reasons else 2
 
 
 def _tokenizer_file(config: Config) -> Path:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from gwen25 import modeling, models
+from gwen25 import lora, modeling, models, token_rows
 from gwen25.chat import ChatFormat
 from gwen25.errors import BadInput
 from gwen25.job import Job, Result, main, write_json
@@ -42,8 +42,10 @@ def run(job: Job) -> Result:
     write_json(job.payload / modeling.ADAPTER_CONFIG, modeling.portable_config(config, base))
     modeling.save_tokenizer(modeling.load_tokenizer(directory, format), job.payload)
     (job.payload / "README.md").write_text(card(source.facts, config, format), encoding="utf-8")
-    rank = int(config["r"])
-    facts = {**source.facts, "adapter": {"weights": weights, "parameters": numbers, "rank": rank, "scaling": modeling.scaling(config)}}
+    about = {"weights": weights, "parameters": numbers, "rank": int(config["r"]), "scaling": lora.scaling(config, "")}
+    if rows := token_rows.declared(config, tensors):
+        about["token_rows"] = sum(len(one.indices) for one in rows.values())
+    facts = {**source.facts, "adapter": about}
     return Result(facts, {"parameters": numbers, "largest": max(float(tensor.abs().max()) for tensor in tensors.values())})
 
 
@@ -66,22 +68,19 @@ def check(
 ) -> int:
     """The number of adapted weights. Raises BadInput, naming the tensor, for what no merge should be made of.
 
-    `shapes` are the base's, by name; `targets` the projections that every block must have adapted.
+    `shapes` are the base's, by name; `targets` the projections: of those that the config says are adapted, every block's must be.
     """
-    pairs, rank = modeling.lora_pairs(sorted(tensors)), int(config["r"])
-    for weight, (down, up) in pairs.items():
-        if weight not in shapes:
-            raise BadInput(f"the adapter holds {weight!r}, which the base model does not have: an adapter of another base")
-        rows, columns = shapes[weight]
-        for name, shape in ((down, (rank, columns)), (up, (rows, rank))):
-            if tuple(tensors[name].shape) != shape:
-                raise BadInput(f"{name} is of shape {tuple(tensors[name].shape)} where the base model and r = {rank} ask for {shape}")
-            if not bool(tensors[name].isfinite().all()):
-                raise BadInput(f"{name} holds a number that is not finite: the training diverged or the file is damaged; train again")
-    expected = {name for name in shapes if name.endswith(tuple(f".{target}.weight" for target in targets))}
+    pairs = lora.pairs(config, tensors)
+    lora.require_fit(pairs, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes)
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise BadInput(f"{name} holds a number that is not finite: the training diverged or the file is damaged; train again")
+    for weight, replaced in token_rows.declared(config, tensors).items():
+        token_rows.require_fit(weight, replaced, tuple(tensors[replaced.tensor].shape), shapes.get(weight))
+    expected = lora.targeted(config, (name for name in shapes if name.endswith(tuple(f".{target}.weight" for target in targets))))
     if missing := sorted(expected - pairs.keys()):
         raise BadInput(f"the adapter leaves out {len(missing)} of the base's {len(expected)} weights, such as {missing[0]}; train it again")
-    if not any(bool(tensors[up].any()) for _, up in pairs.values()):
+    if not any(bool(tensors[pair.up].any()) for pair in pairs.values()):
         raise BadInput("every B of the adapter is zero: it is untrained and changes nothing")
     return len(pairs)
 
@@ -99,7 +98,7 @@ def card(facts: Mapping[str, Any], config: Mapping[str, Any], format: ChatFormat
     parts = [
         "\n".join([*metadata, "---"]),
         "# A reasoning adapter for Python problems",
-        f"A LoRA adapter (rank {config['r']}, scale {modeling.scaling(config):g}) on {_pinned(base)}. "
+        f"A LoRA adapter (rank {config['r']}, scale {lora.scaling(config, ''):g}) on {_pinned(base)}. "
         "It thinks first, then writes one program.",
         "## Licences",
         _table({"base model": licence or "unknown: see its own card", **_data_licences(data)}),
@@ -116,7 +115,7 @@ def card(facts: Mapping[str, Any], config: Mapping[str, Any], format: ChatFormat
         f"{_stops(format)}.",
         f"````text\n{example}````",
         "## Limits",
-        "\n".join(f"- {limit}" for limit in _limits(facts)),
+        "\n".join(f"- {limit}" for limit in _limits(facts, config)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -142,14 +141,21 @@ def _table(values: Mapping[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())])
 
 
-def _limits(facts: Mapping[str, Any]) -> list[str]:
+def _limits(facts: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     limits = [
         "Programs that it writes are untested: run them in a sandbox, never as they come.",
         "It was trained on Python alone, on short problems with an exact answer; other tasks were not looked at.",
         "Reasoning is not an explanation of the program: nothing checks that the one follows from the other.",
     ]
     if facts.get("sft", {}).get("load_in_4bit"):
-        limits.append("It was trained on a 4-bit copy of the base; on the full base its numbers differ slightly.")
+        limits.append(
+            "It was trained on a 4-bit copy of the base: load that in 4 bits too, or take the merged model; the full base differs."
+        )
+    if config.get("trainable_token_indices"):
+        limits.append(
+            "It replaces rows of the embedding beside LoRA (`trainable_token_indices`). PEFT loads it; vLLM and llama.cpp refuse such an "
+            "adapter: give them the merged model."
+        )
     if "grpo" not in facts:
         limits.append("No reinforcement learning was run on it.")
     return limits

@@ -4,12 +4,15 @@
 
 A row is kept when its reasoning is finished, its program is Python and fits the context, and passes the examples that the
 statement itself holds. Every other row is counted under exactly one of `REASONS`, so that read == kept + dropped. No chat
-template is baked in: the rows hold messages, reasoning and code, and `chat` makes text of them.
+template is baked in: the rows hold messages, reasoning and code, and `chat` makes text of them. With dataset.target=solution the
+reasoning is left out: the prompt still opens the think block, and the answer closes it at once.
 
     payload/train.jsonl     id, messages, reasoning, code, source, difficulty, license, tokens
     payload/heldout.jsonl   the same; none of its statements is in train.jsonl
     payload/grpo.jsonl      id, messages, tests, func_name, starter_code, difficulty; one row for a statement of train.jsonl
 
+With dataset.grpo_source the rows of grpo.jsonl are that file's problems instead, whose tests the prompt need not show; a problem whose
+statement is held out is left out.
 Rows stream through in chunks: memory grows by less than 1 kB a row, for the hashes that find repetitions.
 Not here: cutting rows to fit, mending programs, tests other than the statement's own.
 """
@@ -27,15 +30,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from gwen25 import chat
+from gwen25 import chat, sandbox
 from gwen25.config import DatasetConfig
-from gwen25.data import Message, Problem, read_jsonl, storable
+from gwen25.data import Message, Problem, TestCase, json_object, read_jsonl, read_lines, storable
 from gwen25.errors import BadInput, Unavailable, unknown
 from gwen25.job import Job, Result, main
 from gwen25.mining import accepts_several_outputs, mine_examples
-from gwen25.sandbox import grade_many
+from gwen25.sandbox.compare import tolerance_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,20 +51,22 @@ REASONS: Final[dict[str, str]] = {
     "no_output": "take rows whose `output` is a reasoning trace",
     "special_token": "take the model's special tokens out of the text",
     "unfinished_reasoning": "an `output` is its reasoning, </think>, and the answer",
-    "no_reasoning": "an `output` has its reasoning before </think>",
+    "no_reasoning": "an `output` has its reasoning before </think>; dataset.target=solution asks for none",
     "no_code": "an `output` has a fenced python block after </think>",
     "unfinished_code": "an `output` closes its last fence",
     "not_python": "programs must be Python 3",
     "ambiguous_format": "take <think> out of the reasoning, and lines that begin with a fence out of the program",
     "duplicate": "the same statement and program came before",
-    "too_long": "raise dataset.max_length, or take shorter rows",
+    "too_long": "raise dataset.max_length, take shorter rows, or leave the reasoning out: dataset.target=solution",
     "seam": "the tokenizer merges the end of the prompt with the start of the answer",
     "fails_examples": "the programs fail the examples of their statements; dataset.verify_solutions=false keeps them",
 }
+MALFORMED: Final = "malformed"  # no reason to drop a row: the stage stops at it, and only `check_file` goes on
 COLUMNS: Final = ("id", "input", "output")  # the ones needed; source, license, difficulty, starter_code, func_name are read where they are
 TEXTS: Final = (*COLUMNS, "source", "license", "difficulty", "starter_code", "func_name")
 CHUNK: Final = 64  # rows in memory at once; the longest make some 30 MB of text and ids
 SHUFFLE_BUFFER: Final = 1000  # rows over which the hub's stream is shuffled, some 25 MB
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,14 @@ class Raw:
 
     where: str
     columns: dict[str, Any]
+
+
+class Checked(NamedTuple):
+    """A line of a user's file. `reason` None: it would be kept; MALFORMED: `detail` says why it is no row."""
+
+    where: str
+    reason: str | None
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -118,24 +131,56 @@ def run(job: Job) -> Result:
     assert tally.read == tally.kept + tally.dropped.total()
     if not tally.kept:
         raise BadInput(_nothing_left(config, tally))
-    counts = _divide(kept, job.payload, statements, config)
+    heldout = choose_heldout(statements, config.heldout_fraction, config.seed)
+    counts = _divide(kept, job.payload, statements, heldout)
     kept.unlink()
+    if "grpo_data" in job.locations:
+        counts = _take_problems(Path(job.locations["grpo_data"]), job.payload, filters, heldout, counts)
     if not counts["grpo"]:
         job.warn(f"no prompt has at most dataset.max_prompt_length = {config.max_prompt_length} tokens: there are no rows for GRPO")
     dropped = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.items() if count) or "none"
     job.say(f"{tally.read} rows read, {tally.kept} kept ({counts['train']} train, {counts['heldout']} held out); dropped: {dropped}")
+    if "grpo_data" in job.locations:
+        left_out = f"{counts['grpo_held_out']} left out that are held out, {counts['grpo_prompt_too_long']} with a prompt that is too long"
+        job.say(f"{counts['grpo']} problems of {config.grpo_source} for GRPO; {left_out}")
     return Result(_facts(job, tokenizer, counts), _metrics(tally, lengths, counts))
 
 
-def check_file(file: Path, config: DatasetConfig, tokenizer: Path, workers: int = 2) -> Iterator[tuple[str, str | None]]:
-    """Each row of a file with the reason that would drop it, None where it would be kept: (`FILE, line N`, reason).
+def check_file(file: Path, config: DatasetConfig, tokenizer: Path, workers: int = 2) -> Iterator[Checked]:
+    """Each line of a file with the reason that would drop it, MALFORMED for one that is no row: the stage would stop at that one.
 
-    Raises BadInput as the stage would, for lines that are not rows at all.
+    Raises BadInput for a file that is not there, or holds no line.
     """
-    filters = Filters(config, load_tokenizer(tokenizer), workers=workers)
-    for chunk in _chunks(local_rows(file, None, config.seed, filters.tally)):
-        for raw, row in zip(chunk, filters.judge(chunk), strict=True):
-            yield raw.where, row if isinstance(row, str) else None
+    filters, some = Filters(config, load_tokenizer(tokenizer), workers=workers), False
+    for chunk in _chunks(_lines(file)):
+        some = True
+        judged = iter(filters.judge([line for line in chunk if isinstance(line, Raw)]))
+        for line in chunk:
+            if isinstance(line, Checked):
+                yield line
+            else:
+                row = next(judged)
+                yield Checked(line.where, row if isinstance(row, str) else None)
+    if not some:
+        raise _no_rows(file)
+
+
+def _lines(file: Path) -> Iterator[Raw | Checked]:
+    """Each line as a row, or as what is wrong with it; the last one says where the file breaks off."""
+    number = 0
+    try:
+        for number, line in read_lines(file):
+            where = f"{file}, line {number}"
+            try:
+                columns = json_object(where, line)
+                check_columns(where, columns)
+                yield Raw(where, columns)
+            except BadInput as error:
+                yield Checked(where, MALFORMED, str(error).removeprefix(f"{where}: "))
+    except BadInput as error:
+        if number == 0:
+            raise
+        yield Checked(f"{file}, after line {number}", MALFORMED, str(error).removeprefix(f"{file}, after line {number}: "))
 
 
 # Where rows come from
@@ -163,12 +208,16 @@ def local_rows(file: Path, max_samples: int | None, seed: int, tally: Tally) -> 
         else:
             heapq.heappushpop(lowest, (-_rank(seed, str(number)), number))
     if not lowest:
-        raise BadInput(f"{file} holds no rows; one JSON object a line is expected, with the columns {', '.join(COLUMNS)}")
+        raise _no_rows(file)
     tally.dropped["not_sampled"] += tally.read - len(lowest)
     sample = {number for _, number in lowest}
     for number, columns in read_jsonl(file):
         if number in sample:
             yield Raw(f"{file}, line {number}", columns)
+
+
+def _no_rows(file: Path) -> BadInput:
+    return BadInput(f"{file} holds no rows; one JSON object a line is expected, with the columns {', '.join(COLUMNS)}")
 
 
 def hub_rows(config: DatasetConfig, revision: str | None, tally: Tally) -> Iterator[Raw]:
@@ -277,22 +326,23 @@ class Filters:
         answer = self.format.parse(output)
         if answer.reasoning is None:
             return "unfinished_reasoning"
-        if not answer.reasoning:
+        taught = answer.reasoning if self.config.target == "reasoning" else ""
+        if self.config.target == "reasoning" and not taught:
             return "no_reasoning"
         if answer.code is None or not answer.code.strip():
             return "no_code"
-        if self.format.parse(f"{output.rstrip()}\n```\npass\n```").code != "pass":  # a further block is read where the last is closed
+        if not answer.finished:
             return "unfinished_code"
         if not is_python(answer.code):
             return "not_python"
-        again = self.format.parse(self.format.answer(answer.reasoning, answer.code))
-        if not again.well_formed or again.reasoning != answer.reasoning:
+        again = self.format.parse(self.format.answer(taught, answer.code))
+        if not again.well_formed or again.reasoning != taught:
             return "ambiguous_format"
         seen = _digest(_words(statement), answer.code.strip())
         if seen in self.seen:
             return "duplicate"
         self.seen.add(seen)
-        return _row(columns, statement, answer.reasoning, answer.code)
+        return _row(columns, statement, taught, answer.code)
 
     def _measure(self, rows: list[Row]) -> dict[int, str]:
         """Count tokens; the rows (by identity) that are too long, or whose ids differ together and apart."""
@@ -312,6 +362,12 @@ class Filters:
                 lost[id(rows[at])] = "seam"
         return lost
 
+    def prompt_fits(self, problem: Problem) -> bool:
+        """Whether the problem's prompt has at most dataset.max_prompt_length tokens. Raises BadInput where it holds a special token."""
+        if met := [token for token in self.special if token in problem.statement]:
+            raise BadInput(f"question {problem.id} holds {met[0]!r}, a special token of the model; take it out of the statement")
+        return len(self._ids([self.format.render(chat.problem_messages(problem))])[0]) <= self.config.max_prompt_length
+
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
 
@@ -322,7 +378,7 @@ class Filters:
             return {}
         tested = [row for row in rows if row.problem.tests]
         self.tally.noted.update(dict.fromkeys(("examples_passed", "examples_unknown", "examples_undecided"), 0))  # asked, so known
-        verdicts = grade_many([(row.code, row.problem.tests, None) for row in tested], workers=self.workers) if tested else []
+        verdicts = sandbox.grade_many([_judged(row) for row in tested], workers=self.workers) if tested else []
         lost = {}
         for row, verdict in zip(tested, verdicts, strict=True):
             row.verified = verdict.passed
@@ -349,6 +405,10 @@ def _row(columns: Mapping[str, Any], statement: str, reasoning: str, code: str) 
     )
     source, license = (str(columns.get(name) or "unknown") for name in ("source", "license"))
     return Row(problem, chat.problem_messages(problem), reasoning, code, source, license)
+
+
+def _judged(row: Row) -> sandbox.Job:
+    return sandbox.Job(row.code, row.problem.tests, tolerance=tolerance_of(row.problem.statement))
 
 
 def is_python(code: str) -> bool:
@@ -395,21 +455,24 @@ def _record(row: Row, config: DatasetConfig) -> dict[str, Any]:
             "license": row.license,
             "tokens": row.tokens,
         },
-        "grpo": {
-            "id": problem.id,
-            "messages": row.messages,
-            "tests": [asdict(test) for test in problem.tests[: config.max_tests]] if trusted else [],
-            "func_name": problem.func_name,
-            "starter_code": problem.starter_code,
-            "difficulty": problem.difficulty,
-        },
+        "grpo": _grpo_record(problem, problem.tests[: config.max_tests] if trusted else ()),
         "fits": row.prompt_tokens <= config.max_prompt_length,
     }
 
 
-def _divide(kept: Path, payload: Path, statements: Sequence[str], config: DatasetConfig) -> Counter[str]:
+def _grpo_record(problem: Problem, tests: Sequence[TestCase]) -> dict[str, Any]:
+    return {
+        "id": problem.id,
+        "messages": chat.problem_messages(problem),
+        "tests": [asdict(test) for test in tests],
+        "func_name": problem.func_name,
+        "starter_code": problem.starter_code,
+        "difficulty": problem.difficulty,
+    }
+
+
+def _divide(kept: Path, payload: Path, statements: Sequence[str], heldout: set[str]) -> Counter[str]:
     """Write the three files from the kept rows, in their order. Counts rows by file, and licenses as `license:NAME`."""
-    heldout = choose_heldout(statements, config.heldout_fraction, config.seed)
     counts, asked = Counter[str](), set[str]()
     with ExitStack() as stack:
         files = {
@@ -434,10 +497,29 @@ def _divide(kept: Path, payload: Path, statements: Sequence[str], config: Datase
     return counts
 
 
+def _take_problems(file: Path, payload: Path, filters: Filters, heldout: set[str], counts: Counter[str]) -> Counter[str]:
+    """Write grpo.jsonl anew, from problems in LiveCodeBench's schema; returns the counts with it."""
+    from gwen25.benchmarks.problems import read
+
+    counts = Counter({name: count for name, count in counts.items() if not name.startswith("grpo")})
+    with (payload / "grpo.jsonl").open("w", encoding="utf-8") as out:
+        for problem in read([file]):
+            if _statement_digest(problem) in heldout:
+                counts["grpo_held_out"] += 1
+            elif filters.prompt_fits(problem):
+                out.write(_line(_grpo_record(problem, problem.tests[: filters.config.max_tests])))
+                counts.update(("grpo", "grpo_with_tests"))
+            else:
+                counts["grpo_prompt_too_long"] += 1
+    return counts
+
+
 def _facts(job: Job, tokenizer: Path, counts: Counter[str]) -> dict[str, Any]:
     config: DatasetConfig = job.config
     return {
         "data": dict(job.externals.get("data", {})),
+        **({"grpo_data": dict(job.externals["grpo_data"])} if "grpo_data" in job.externals else {}),
+        "target": config.target,
         "rows_train": counts["train"],
         "rows_heldout": counts["heldout"],
         "rows_grpo": counts["grpo"],
@@ -475,7 +557,7 @@ def _nothing_left(config: DatasetConfig, tally: Tally) -> str:
     return f"{config.source}: of {tally.read} rows none is left (dropped: {lost}); mostly {most}: {REASONS[most]}"
 
 
-def _chunks(rows: Iterable[Raw]) -> Iterator[list[Raw]]:
+def _chunks(rows: Iterable[T]) -> Iterator[list[T]]:
     rows = iter(rows)
     while chunk := list(islice(rows, CHUNK)):
         yield chunk

@@ -14,6 +14,9 @@ How this differs from TRL's defaults: the order of the prompts is fixed for the 
 place when a run is resumed after the first epoch), and no prompt is left out because it fills no whole batch.
 A smaller micro-batch saves memory in training, not in sampling: a step's completions are always sampled at once.
 `loss_type: bnpo` alone averages over a micro-batch, so its numbers depend on the split.
+
+With grpo.vllm the completions are sampled by vLLM, in this process or on a server; what is resumed then is not equal to a run
+without a break, for vLLM's random numbers begin anew.
 """
 
 from __future__ import annotations
@@ -25,11 +28,11 @@ import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gwen25 import modeling, models, plots, training
+from gwen25 import modeling, models, plots, sandbox, training
 from gwen25.chat import ChatFormat
 from gwen25.config import GrpoConfig
 from gwen25.data import read_jsonl
@@ -119,7 +122,7 @@ def _format(job: Job) -> ChatFormat:
 def make_panel(job: Job, format: ChatFormat, ends: set[int]) -> Panel:
     """The rewards that the key names; `ends` are the ids that a whole completion may end in.
 
-    Raises BadInput where this process has other rewards, because a judge's key is gone, say.
+    Raises BadInput where this process has other rewards, because a judge's key is gone, say; SandboxUnavailable.
     """
     from gwen25.rewards import active
     from gwen25.rewards.judge import Judge
@@ -128,6 +131,8 @@ def make_panel(job: Job, format: ChatFormat, ends: set[int]) -> Panel:
     names, keyed = list(active(job.config)), list(job.externals["rewards"]["active"])
     if names != keyed:
         raise BadInput(f"the run was planned with the rewards {', '.join(keyed)}, and now there are {', '.join(names)}; start it again")
+    if "execution" in names:
+        sandbox.probe()  # a machine that cannot isolate programs is refused before the base model is loaded
     judge = Judge(job.config.judge, job.aside / "judge") if "judge" in names else None
     return Panel(job.config, format, judge, job.runtime.sandbox_workers, ends, job.aside / "rewards.jsonl")
 
@@ -230,6 +235,7 @@ def make_trainer(
         "scale_rewards": config.scale_rewards,
         "reward_weights": panel.weights(),
         "shuffle_dataset": False,  # `schedule` has shuffled
+        **vllm_arguments(config, modeling.stop_ids(tokenizer, format), partial(_longest, rows, tokenizer)),
     }
     base = modeling.load_base(
         directory,
@@ -256,9 +262,33 @@ def make_trainer(
     return trainer
 
 
+def _longest(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest prompt."""
+    return max(len(ids) for ids in tokenizer([row["prompt"] for row in rows])["input_ids"])
+
+
+def vllm_arguments(config: GrpoConfig, stops: Sequence[int], longest: Callable[[], int]) -> dict[str, Any]:
+    """GRPOConfig's own for sampling by vLLM; nothing where Transformers samples. `longest`: tokens of the longest prompt.
+
+    vLLM reads the base's directory, whose stop token is Qwen's <|endoftext|> alone: the format's are told with each request.
+    """
+    if config.vllm == "off":
+        return {}
+    shared = {"use_vllm": True, "vllm_mode": config.vllm, "generation_kwargs": {"stop_token_ids": list(stops)}}
+    if config.vllm == "server":
+        return {**shared, "vllm_server_base_url": config.vllm_server_base_url}
+    return {
+        **shared,
+        "vllm_gpu_memory_utilization": config.vllm_gpu_memory_utilization,
+        "vllm_enable_sleep_mode": config.vllm_enable_sleep_mode,
+        # the model's whole context otherwise, for which vLLM wants room in its cache before it starts
+        "vllm_max_model_length": config.vllm_max_model_length or longest() + config.max_completion_length,
+    }
+
+
 def _is_no_row_dump(record: logging.LogRecord) -> bool:
     """False for TRL's warning that a completion has no reward: it prints the row with all its tests, at almost every step."""
-    return not str(record.msg).startswith("All reward functions returned None")
+    return "All reward functions returned None" not in str(record.msg)  # accelerate's logger puts "[RANK 0] " before it
 
 
 def _dataset(rows: Sequence[dict[str, Any]], order: Iterable[int]) -> Dataset:
@@ -323,7 +353,7 @@ def _facts(job: Job, prompts: Prompts, panel: Panel, steps: int, moved: float) -
         include={
             "learning_rate", "warmup_steps", "optim", "weight_decay", "lr_scheduler_type", "max_grad_norm", "dtype", "load_in_4bit",
             "num_generations", "temperature", "top_p", "max_completion_length", "mask_truncated_completions", "beta", "epsilon",
-            "loss_type", "scale_rewards", "none_policy", "seed",
+            "loss_type", "scale_rewards", "none_policy", "seed", "vllm",
         },
     )  # fmt: skip
     return {

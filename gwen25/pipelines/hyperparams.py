@@ -3,14 +3,18 @@
     recommend_hyperparams(1000)     learning_rate=2e-05, gradient_accumulation_steps=8, warmup_steps=25, and why
 
 The given values are right for about a hundred rows. More rows mean more optimizer steps, so each may be smaller and less
-noisy: the rate falls as 100 / rows, the batch grows fourfold, and a long run warms up for a tenth of it. A rule of thumb
-that follows published small-data recipes, not a search: measure on held-out rows before trusting it.
+noisy: the rate falls as 100 / rows, the batch grows fourfold, and a long run warms up for a tenth of it. A cautious rule of
+thumb, no search (docs/recipes.md has each number's source): measure on held-out rows before trusting it.
+
+The rule speaks of micro-batches of one row, as the reference recipe has; `sft` hands it the effective batch and divides its
+answer by the micro-batch, and holds the warm-up to a tenth of the steps that the run will really make.
 
 Standard library only; no GPU is asked.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,15 +46,15 @@ def recommend_hyperparams(
     """Values for a data set of `dataset_size` training rows; the keyword values are what a hundred rows would be given.
 
     The learning rate never rises above the given one nor falls below 1e-5 (or the given one, where that is lower), and never
-    rises with the size; accumulation and warm-up never fall with it. Raises ValueError for a size below 1, or a given value
-    that no trainer takes.
+    rises with the size; accumulation and warm-up never fall with it. Raises ValueError for a size that is no whole number
+    from 1 on, or a given value that no trainer takes.
     """
-    if dataset_size < 1:
-        raise ValueError(f"dataset_size is {dataset_size}: at least one row is needed")
-    if learning_rate <= 0 or gradient_accumulation_steps < 1 or warmup_steps < 0:
-        raise ValueError("learning_rate must be positive, gradient_accumulation_steps at least 1, warmup_steps not negative")
-    if gpu_memory_gb is not None and gpu_memory_gb <= 0:
-        raise ValueError(f"gpu_memory_gb is {gpu_memory_gb}: a positive size is needed, or None where it is unknown")
+    _require_whole("dataset_size", dataset_size, 1)
+    _require_whole("gradient_accumulation_steps", gradient_accumulation_steps, 1)
+    _require_whole("warmup_steps", warmup_steps, 0)
+    _require_positive("learning_rate", learning_rate)
+    if gpu_memory_gb is not None:
+        _require_positive("gpu_memory_gb", gpu_memory_gb)
     rate, why_rate = _rate(dataset_size, learning_rate)
     accumulation, why_accumulation = _accumulation(dataset_size, gradient_accumulation_steps)
     warmup, why_warmup = _warmup(dataset_size, warmup_steps)
@@ -60,6 +64,16 @@ def recommend_hyperparams(
             f"{gpu_memory_gb:g} GB of GPU memory: changes nothing here, since accumulation enlarges the batch at the same memory"
         )
     return Recommendation(rate, accumulation, warmup, tuple(reasons))
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}: a whole number of at least {least} is needed")
+
+
+def _require_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value!r}: a positive number is needed")
 
 
 def _rate(size: int, given: float) -> tuple[float, str]:

@@ -1,11 +1,12 @@
 """Merge: base + adapter -> one model in the Hugging Face layout.
 
-    python -m gwen25.pipelines.merge WORK_DIR          (started by `gwen25 merge`)
+    python -m gwen25.pipelines.merge WORK_DIR                                      (started by `gwen25 merge`)
+    write_model(base, adapter, out, tokenizer, format, dtype=..., max_shard=...)    the directory alone, without a job
 
-Each adapted weight becomes W + scale B A, taken in float32 and rounded once to the wanted dtype. (PEFT's own merge on a
-bfloat16 base rounds twice, B A first.) Tensors pass one at a time from the base's files to the new ones, so memory holds a
-weight and not a model. Then the model is read back and held against base + adapter on a few prompts, both in float32: what
-differs is the rounding of the weights alone, and more than that is an error.
+The weights are W + scale B A, rounded once and written piece by piece (`merging`). Then the model is read back and held against
+base + adapter on a few prompts, both in float32: what differs is the rounding of the weights alone, and more than that is an error.
+An adapter that was trained on a 4-bit base has learned to correct what 4 bits got wrong. So both are merged, the base as it is and the
+base as its 4 bits say, each is held against the 4-bit base + adapter, and the nearer one is kept; both distances are in the metrics.
 
     payload/   config.json, generation_config.json, model*.safetensors (with an index where there are several), tokenizer
 
@@ -14,28 +15,25 @@ The chat format of the adapter is in tokenizer, config and generation config. No
 
 from __future__ import annotations
 
-import json
-import struct
+import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from gwen25 import modeling, models
+from gwen25 import modeling, models, weights
 from gwen25.chat import ChatFormat, problem_messages
 from gwen25.config import MergeConfig
 from gwen25.data import Problem
 from gwen25.errors import BadInput, Gwen25Error
 from gwen25.job import Job, Result, main, write_json
+from gwen25.merging import Progress, merge_adapter
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-# torch's name -> safetensors' name and bytes of a number
-_STORED: Final = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
-HEAD: Final = "lm_head.weight"
-EMBEDDING: Final = "model.embed_tokens.weight"
 _UNITS: Final = {"MB": 10**6, "GB": 10**9}
 # Mean KL, in nats, of the next-token distribution that weights rounded to this dtype may cost. Measured with 2 layers of 64
 # and 12 layers of 256, from a float32 base: 3e-13 and 1e-12 (float32), 5e-7 and 2e-6 (float16), 3e-5 and 9e-5 (bfloat16).
@@ -54,6 +52,14 @@ class Agreement:
     adapter_kl: float
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Logits of the model that was trained, base + adapter, and of its base alone: one tensor (positions, vocabulary) a prompt."""
+
+    together: list[torch.Tensor]
+    alone: list[torch.Tensor]
+
+
 def run(job: Job) -> Result:
     """Merge and check. Raises BadInput for an adapter that does not fit, Gwen25Error where the merged model disagrees."""
     config: MergeConfig = job.config
@@ -66,39 +72,91 @@ def run(job: Job) -> Result:
     format = modeling.chat_format(source.facts, "the adapter")
     directory = modeling.base_dir(job)
     tokenizer = modeling.load_tokenizer(directory, format)
+    device = _with_room(device, directory)
+    prompts = list(check_prompts(format, config.check_prompts))
+    quantized_from = trained_in_4bit(source.facts)
 
-    size = write_model(directory, source.payload, job.payload, tokenizer, format, config, job)
-    found = compare(directory, source.payload, job.payload, tokenizer, format, config.check_prompts, device)
-    job.say(
-        f"KL to base + adapter: {found.kl:.3g} nats, of base alone: {found.adapter_kl:.3g}; top token equal at {found.top1_agreement:.1%}"
-    )
-    require_agreement(found, config.dtype)
-    facts = {**source.facts, "dtype": config.dtype, "bytes": size, "adapter_digest": source.digest}
+    def write(base: str) -> int:
+        return write_model(
+            directory,
+            source.payload,
+            job.payload,
+            tokenizer,
+            format,
+            dtype=config.dtype,
+            max_shard=shard_bytes(config.max_shard_size),
+            quantized_from=quantized_from if base == "dequantized" else None,
+            progress=job.progress,
+        )
+
+    trained: Trained | None = None
+    found: dict[str, Agreement] = {}
+    for base in ("plain",) if quantized_from is None else ("plain", "dequantized"):
+        size = write(base)
+        if trained is None:  # read after the first merge: an adapter that does not fit is told of in seconds
+            trained = trained_logits(directory, source.payload, tokenizer, format, prompts, device, load_in_4bit=quantized_from is not None)
+        found[base] = agreement(trained.together, merged_logits(job.payload, tokenizer, format, prompts, device), trained.alone)
+    best = min(found, key=lambda base: (math.isnan(found[base].kl), found[base].kl))
+    if best != base:
+        size = write(best)
+    require_agreement(found[best], max(config.dtype, quantized_from or config.dtype, key=lambda dtype: TOLERANCE[dtype]))
+    return _result(job, found, best, size)
+
+
+def _result(job: Job, found: Mapping[str, Agreement], best: str, size: int) -> Result:
+    source, kept = job.inputs["adapter"], found[best]
+    job.say(f"KL to base + adapter: {kept.kl:.3g} nats, of base alone: {kept.adapter_kl:.3g}; top token equal at {kept.top1_agreement:.1%}")
+    facts = {**source.facts, "dtype": job.config.dtype, "bytes": size, "adapter_digest": source.digest}
     metrics = {
-        "kl": found.kl,
-        "max_logit_difference": found.max_logit_difference,
-        "top1_agreement": found.top1_agreement,
-        "adapter_kl": found.adapter_kl,
+        "kl": kept.kl,
+        "max_logit_difference": kept.max_logit_difference,
+        "top1_agreement": kept.top1_agreement,
+        "adapter_kl": kept.adapter_kl,
     }
+    if len(found) > 1:
+        metrics |= {f"kl_{base}_base": one.kl for base, one in found.items()}
+        facts["merged_base"] = best
+        job.say(f"trained on a 4-bit base: the {best} base is kept, " + ", ".join(f"{base} {one.kl:.3g}" for base, one in found.items()))
     return Result(facts, metrics)
 
 
+def trained_in_4bit(facts: Mapping[str, Any]) -> str | None:
+    """The dtype that the base had before it was made 4-bit for the adapter's last training; None where it was not, or is not told."""
+    last = facts.get("grpo") or facts.get("sft") or {}
+    return str(last.get("dtype") or "bfloat16") if last.get("load_in_4bit") else None
+
+
 def write_model(
-    base: Path, adapter: Path, out: Path, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, config: MergeConfig, job: Job
+    base: Path,
+    adapter: Path,
+    out: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    format: ChatFormat | None,
+    *,
+    dtype: str,
+    max_shard: int,
+    quantized_from: str | None = None,
+    progress: Progress | None = None,
 ) -> int:
-    """Write the whole model directory; returns the bytes of its weights. What an earlier attempt left is replaced."""
-    for old in out.glob("model*"):
-        old.unlink()
-    size = write_weights(base, adapter, out, dtype=config.dtype, max_shard=shard_bytes(config.max_shard_size), job=job)
+    """Write the whole model directory; returns the bytes of its weights. What an earlier attempt left is replaced.
+
+    `format` None: the tokenizer is saved as it is, and what ends an answer stays what the base says. `quantized_from` as in
+    `merge_adapter`. config.json is taken away first and written last: without it no reader takes a folder for a model.
+    """
+    (out / "config.json").unlink(missing_ok=True)
+    size = merge_adapter(base, adapter, out, dtype=dtype, max_shard=max_shard, quantized_from=quantized_from, progress=progress)
+    modeling.save_tokenizer(tokenizer, out)
     settings = models.read_config(base)
     for name in ("_name_or_path", "transformers_version", "quantization_config"):
         settings.pop(name, None)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if format is not None:
+        settings |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        stops = {"eos_token_id": modeling.stop_ids(tokenizer, format), "pad_token_id": tokenizer.pad_token_id}
+        write_json(out / "generation_config.json", stops)
+    elif (generation := base / "generation_config.json").is_file():
+        shutil.copyfile(generation, out / generation.name)
     # transformers 5 writes dtype; readers older than it, and llama.cpp's, look for torch_dtype
-    write_json(out / "config.json", {**settings, **ids, "dtype": config.dtype, "torch_dtype": config.dtype})
-    stops = {"eos_token_id": modeling.stop_ids(tokenizer, format), "pad_token_id": tokenizer.pad_token_id}
-    write_json(out / "generation_config.json", stops)
-    modeling.save_tokenizer(tokenizer, out)
+    write_json(out / "config.json", {**settings, "dtype": dtype, "torch_dtype": dtype})
     return size
 
 
@@ -107,134 +165,36 @@ def shard_bytes(text: str) -> int:
     return int(text[:-2]) * _UNITS[text[-2:]]
 
 
-def write_weights(base: Path, adapter: Path, out: Path, *, dtype: str, max_shard: int, job: Job) -> int:
-    """Merge tensor by tensor into safetensors files of at most `max_shard` bytes (a larger tensor has a file of its own)."""
-    lora = modeling.read_adapter(adapter)
-    shards = plan_shards(_kept(base), dtype, max_shard)
-    total, done = sum(map(len, shards)), 0
-    sources, pairs = _sources(base), modeling.lora_pairs(sorted(lora))
-    if unknown := sorted(pairs.keys() - sources.keys()):
-        raise BadInput(f"the adapter holds {unknown[0]!r}, which the base model does not have: an adapter of another base")
-    scale = modeling.scaling(modeling.read_adapter_config(adapter))
-    places: dict[str, str] = {}
-    for number, shapes in enumerate(shards, 1):
-        file = out / ("model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors")
-        with file.open("wb") as data:
-            write_header(data, shapes, dtype)
-            for name in shapes:
-                data.write(_bytes(merged(sources[name], name, lora, pairs, scale, dtype)))
-                places[name] = file.name
-                done += 1
-                job.progress(done, total)
-    size = sum(_size(shape, dtype) for shapes in shards for shape in shapes.values())
-    if len(shards) > 1:
-        write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": places})
-    return size
-
-
-def _kept(base: Path) -> dict[str, tuple[int, ...]]:
-    """The base's tensors by name. A head that is tied to the embedding is left out: it is the embedding.
-
-    Raises BadInput where the config says tied and the file holds another head: readers would disagree on what the model is.
-    """
-    shapes = models.tensor_shapes(base)
-    if models.inspect(base).tied and HEAD in shapes:
-        sources = _sources(base)
-        if not _tensor(sources[HEAD], HEAD).equal(_tensor(sources[EMBEDDING], EMBEDDING)):
-            raise BadInput(f"{base}/config.json says tie_word_embeddings, and {HEAD} differs from {EMBEDDING}; set it to false")
-        del shapes[HEAD]
-    return shapes
-
-
-def _tensor(file: Path, name: str) -> torch.Tensor:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as tensors:
-        tensor: torch.Tensor = tensors.get_tensor(name)
-    return tensor
-
-
-def _sources(base: Path) -> dict[str, Path]:
-    return {name: file for file in models.weight_files(base) for name in models.read_header(file)}
-
-
-def plan_shards(shapes: Mapping[str, tuple[int, ...]], dtype: str, max_shard: int) -> list[dict[str, tuple[int, ...]]]:
-    """Divide tensors, in the order of their names, over files of at most `max_shard` bytes."""
-    shards: list[dict[str, tuple[int, ...]]] = [{}]
-    filled = 0
-    for name in sorted(shapes):
-        size = _size(shapes[name], dtype)
-        if filled and filled + size > max_shard:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = shapes[name]
-        filled += size
-    return shards
-
-
-def _size(shape: tuple[int, ...], dtype: str) -> int:
-    size = _STORED[dtype][1]
-    for length in shape:
-        size *= length
-    return size
-
-
-def write_header(out: BinaryIO, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
-    """The header of a safetensors file whose data follows in the order of `shapes`; padded so that the data is aligned to 8 bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, shape in shapes.items():
-        end = at + _size(shape, dtype)
-        header[name] = {"dtype": _STORED[dtype][0], "shape": list(shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    out.write(struct.pack("<Q", len(text)) + text)
-
-
-def merged(
-    source: Path, name: str, lora: Mapping[str, torch.Tensor], pairs: Mapping[str, tuple[str, str]], scale: float, dtype: str
-) -> torch.Tensor:
-    """One tensor of the merged model: W, or W + scale B A, in float32 and then rounded once."""
-    import torch
-
-    weight = _tensor(source, name).float()
-    if name in pairs:
-        down, up = (lora[half].float() for half in pairs[name])
-        weight = weight + (up @ down) * scale
-    return weight.to(getattr(torch, dtype))
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    import torch
-
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def compare(
-    base: Path, adapter: Path, out: Path, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, count: int, device: str
-) -> Agreement:
-    """Hold the merged model against base + adapter on `count` prompts, in float32; one model is in memory at a time."""
-    import torch
-
-    device = _with_room(device, base)
-    prompts = [torch.tensor([tokenizer(text)["input_ids"]], device=device) for text in check_prompts(format, count)]
-
-    def logits(model: Any) -> list[torch.Tensor]:
-        model.eval()
-        with torch.no_grad():
-            return [model(input_ids=ids).logits[0].float().cpu() for ids in prompts]
-
-    def load(directory: Path) -> Any:
-        return modeling.load_base(directory, tokenizer, format, dtype="float32", device=device)
-
-    together = modeling.load_adapter(load(base), adapter)
-    wanted = logits(together)
+def trained_logits(
+    base: Path,
+    adapter: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    format: ChatFormat,
+    prompts: list[str],
+    device: str,
+    *,
+    load_in_4bit: bool = False,
+) -> Trained:
+    """Of base + adapter on the prompts, computed in float32; the base in 4 bits where it was trained so."""
+    model = modeling.load_base(base, tokenizer, format, dtype="float32", device=device, load_in_4bit=load_in_4bit)
+    together = modeling.load_adapter(model, adapter)
+    wanted = _logits(together, tokenizer, prompts, device)
     with together.disable_adapter():
-        alone = logits(together)
-    del together
-    given = logits(load(out))
-    return agreement(wanted, given, alone)
+        return Trained(wanted, _logits(together, tokenizer, prompts, device))
+
+
+def merged_logits(out: Path, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, prompts: list[str], device: str) -> list[torch.Tensor]:
+    """Of the merged model, read back from its files, computed in float32."""
+    return _logits(modeling.load_base(out, tokenizer, format, dtype="float32", device=device), tokenizer, prompts, device)
+
+
+def _logits(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], device: str) -> list[torch.Tensor]:
+    import torch
+
+    model.eval()
+    ids = [torch.tensor([tokenizer(text)["input_ids"]], device=device) for text in prompts]
+    with torch.no_grad():
+        return [model(input_ids=one).logits[0].float().cpu() for one in ids]
 
 
 def agreement(wanted: list[torch.Tensor], given: list[torch.Tensor], alone: list[torch.Tensor]) -> Agreement:
@@ -288,7 +248,7 @@ def _with_room(device: str, base: Path) -> str:
         return device
     import torch
 
-    need = sum(_size(shape, "float32") for shape in models.tensor_shapes(base).values())
+    need = sum(weights.size_of(shape, "float32") for shape in models.tensor_shapes(base).values())
     free, _ = torch.cuda.mem_get_info()
     return device if need * 1.1 < free else "cpu"
 

@@ -2,7 +2,8 @@
 
     python -m gwen25.pipelines.sft WORK_DIR          (started by `gwen25 sft`)
 
-The loss is on the answer only: reasoning, `</think>`, the program, and the `<|im_end|>` that ends it. Rows are made into
+The loss is on the answer only: reasoning, `</think>`, the program, and the `<|im_end|>` that ends it. Whether the base knows the chat
+format's own tokens is looked at before (`base_check`), whether the adapter ends its answers after (`stop_rate`). Rows are made into
 ids here, not by a template of TRL's, so that every row can be held against the seam rule
 ids(prompt) + ids(target) == ids(prompt + target): what is trained is what generation will see. A row that is too long is an
 error, never cut.
@@ -15,6 +16,7 @@ Not here: packing, full fine-tuning, the choice of rows (`dataset`).
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gwen25 import modeling, models, plots, training
+from gwen25 import base_check, modeling, models, plots, stop_rate, token_rows, training
 from gwen25.chat import FORMATS, ChatFormat
 from gwen25.config import SftConfig
 from gwen25.data import read_jsonl
@@ -70,13 +72,14 @@ def run(job: Job) -> Result:
     if not len(rows):
         raise BadInput(f"{source / 'train.jsonl'}: no rows to train on")
     job, planned = plan(job, len(rows))
+    known = look_at_base(job, directory, tokenizer, format)
 
     trainer = make_trainer(job, directory, tokenizer, format, rows.dataset, device)
     job.say(f"{len(rows)} rows, {rows.trained} tokens with loss, {modeling.require_trainable(trainer.model)} trained parameters")
     steps = training.train(trainer, job)
 
-    metrics = _metrics(trainer, job, heldout)
-    facts = {**lineage(job, directory), "sft": _facts(job, rows, heldout, steps), **planned}
+    metrics = _metrics(trainer, job, heldout) | _stops(trainer, job, tokenizer, format, models.inspect(directory).context)
+    facts = {**lineage(job, directory), "sft": _facts(job, rows, heldout, steps), "chat_tokens": known.facts(), **planned}
     if trainer.is_world_process_zero():
         modeling.save_adapter(trainer.model, job.payload, job.externals["base_model"])
         modeling.save_tokenizer(tokenizer, job.payload)
@@ -131,13 +134,49 @@ def plan(job: Job, rows: int) -> tuple[Job, dict[str, Any]]:
         return job, {}
     fields = ("learning_rate", "gradient_accumulation_steps", "warmup_steps")
     given = {name: getattr(config, name) for name in fields}
-    found = recommend_hyperparams(rows, **given)
-    taken = {name: getattr(found, name) for name in fields}
-    for reason in found.reasons:
+    taken, reasons = recommended(config, rows)
+    for reason in reasons:
         job.say(f"auto_hparams: {reason}")
     changed = {name: {"given": given[name], "taken": taken[name]} for name in fields if given[name] != taken[name]}
-    planned = {"auto_hparams": {"changed": changed, "reasons": list(found.reasons)}}
+    planned = {"auto_hparams": {"changed": changed, "reasons": reasons}}
     return replace(job, config=config.model_copy(update=taken)), planned
+
+
+def recommended(config: SftConfig, rows: int) -> tuple[dict[str, Any], list[str]]:
+    """What the rule recommends for this micro-batch and this number of steps, and its reasons."""
+    micro, warmup = config.per_device_train_batch_size, config.warmup_steps
+    found = recommend_hyperparams(
+        rows,
+        learning_rate=config.learning_rate,
+        gradient_accumulation_steps=micro * config.gradient_accumulation_steps,  # the rule's micro-batch is one row
+        warmup_steps=warmup,
+    )
+    accumulation, reasons = math.ceil(found.gradient_accumulation_steps / micro), list(found.reasons)
+    if micro > 1:
+        reasons.append(f"gradient_accumulation_steps {accumulation}: {found.gradient_accumulation_steps} rows a step, {micro} at a time")
+    steps = config.max_steps if config.max_steps > 0 else math.ceil(math.ceil(rows / (micro * accumulation)) * config.num_train_epochs)
+    most = max(warmup, steps // 10)
+    if found.warmup_steps > most:
+        reasons.append(f"warmup_steps {most}: no more than a tenth of this run's {steps} steps, or what was given")
+    taken = {
+        "learning_rate": found.learning_rate,
+        "gradient_accumulation_steps": accumulation,
+        "warmup_steps": min(found.warmup_steps, most),
+    }
+    return taken, reasons
+
+
+def look_at_base(job: Job, directory: Path, tokenizer: PreTrainedTokenizerBase, format: ChatFormat) -> base_check.Found:
+    """What the base knows of the format's own tokens, told; with the setting that helps where they look untrained."""
+    found = base_check.inspect(directory, tokenizer, format)
+    for line in found.lines():
+        job.say(line)
+    if (untrained := found.untrained()) and not job.config.trainable_chat_tokens:
+        job.warn(
+            f"the base's rows of {', '.join(untrained)} lie where its {found.unused_rows} unused rows do: they look untrained, and "
+            "LoRA does not move them; sft.trainable_chat_tokens=true trains them too"
+        )
+    return found
 
 
 def make_trainer(job: Job, directory: Path, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, rows: Dataset, device: str) -> Any:
@@ -156,11 +195,13 @@ def make_trainer(job: Job, directory: Path, tokenizer: PreTrainedTokenizerBase, 
         "per_device_eval_batch_size": 1,  # so that the held-out loss is a mean over rows, whatever the micro-batch
         "prediction_loss_only": True,
     }
+    base_model = models.inspect(directory)
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=list(models.LORA_TARGETS[models.inspect(directory).architecture]),
+        target_modules=list(models.LORA_TARGETS[base_model.architecture]),
+        trainable_token_indices=token_rows.wanted(tokenizer, format, tied=base_model.tied) if config.trainable_chat_tokens else None,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -210,6 +251,23 @@ def _metrics(trainer: Any, job: Job, heldout: Rows) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if value is not None}
 
 
+def _stops(trainer: Any, job: Job, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, context: int) -> dict[str, Any]:
+    """How often held-out answers end with the end token; absent where none came to an end."""
+    model, file = trainer.accelerator.unwrap_model(trainer.model), job.inputs["dataset"].payload / "heldout.jsonl"
+    # what a step of training holds too, with its gradients
+    room = job.config.max_length * (job.micro_batch or job.config.per_device_train_batch_size)
+    found = stop_rate.measure(model, tokenizer, format, file, room=room, context=context)
+    if found.rate is None:
+        return {}
+    told = f"{found.ended} of {found.answers} held-out answers end with {format.eos}"
+    if found.rate < stop_rate.EXPECTED:
+        hint = "" if job.config.trainable_chat_tokens else ", or train its embedding row too: sft.trainable_chat_tokens=true"
+        job.warn(f"{told}: the model writes on until it is cut off; train longer{hint}")
+    else:
+        job.say(told)
+    return {"stop_rate": found.rate, "stop_rate_answers": found.answers}
+
+
 def lineage(job: Job, directory: Path) -> dict[str, Any]:
     """What everything downstream needs to know: the base, its licence, the format, the data."""
     dataset = job.inputs["dataset"]
@@ -229,7 +287,7 @@ def _facts(job: Job, rows: Rows, heldout: Rows, steps: int) -> dict[str, Any]:
         mode="json",
         include={
             "learning_rate", "warmup_steps", "optim", "weight_decay", "lr_scheduler_type", "max_grad_norm", "dtype", "load_in_4bit",
-            "lora_r", "lora_alpha", "lora_dropout", "num_train_epochs", "seed",
+            "lora_r", "lora_alpha", "lora_dropout", "trainable_chat_tokens", "num_train_epochs", "seed",
         },
     )  # fmt: skip
     return {

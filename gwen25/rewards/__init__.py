@@ -53,6 +53,8 @@ REWARDS: Final[dict[str, Reward]] = {
 def active(config: GrpoConfig, warn: Callable[[str], None] = lambda text: None) -> tuple[str, ...]:
     """The rewards that will run, in the config's order; `judge` is left out, with a word to `warn`, where it has no key.
 
+    A fraction of the tests as the execution reward gets a word too.
+
     Raises BadInput for an unknown or doubled name, for weights that let form outrank a working program, and where neither
     execution nor a judge is left (unless `allow_format_only`).
     """
@@ -73,6 +75,11 @@ def active(config: GrpoConfig, warn: Callable[[str], None] = lambda text: None) 
     _check_weights(config, names)
     if dropped:
         warn(f"the reward `judge` is left out: {dropped}; rows without tests have no correctness reward")
+    if "execution" in names and config.execution_reward == "fraction":
+        warn(
+            "grpo.execution_reward=fraction pays wrong programs: half the tests of a wrong algorithm are often trivial, and in a trial "
+            "answers that print a constant were learned; `all` pays for right ones alone"
+        )
     return names
 
 

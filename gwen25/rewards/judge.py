@@ -61,13 +61,13 @@ def available(config: JudgeConfig) -> bool:
 
     Raises BadInput where a key is there but the SDK is not, or that no header can hold.
     """
-    if _key(config) is None and not (config.provider == "openai" and config.base_url):
+    if secret(config) is None and not (config.provider == "openai" and config.base_url):
         return False
     if config.provider == "google-generativeai" and not _installed("google.generativeai"):
         raise BadInput("grpo.judge.provider=google-generativeai: not installed; pip install 'gwen25[judge-legacy]', or take google-genai")
     if config.provider == "google-genai" and not _installed("google.genai"):
         raise BadInput("grpo.judge.provider=google-genai: not installed; pip install google-genai")
-    if not re.fullmatch(r"[!-~]*", _key(config) or ""):  # it goes into a header; an SDK's complaint would show it, escaped
+    if not re.fullmatch(r"[!-~]*", secret(config) or ""):  # it goes into a header; an SDK's complaint would show it, escaped
         raise BadInput(f"the key in {key_names(config)} holds a blank or a character that is not ASCII")
     return True
 
@@ -112,7 +112,7 @@ class Judge:
         self.config, self.folder = config, folder
         self.counts: Counter[str] = Counter()
         self.last_failure: str | None = None
-        self._secret = _key(config) or ""
+        self._secret = secret(config) or ""
         self._ask = PROVIDERS[config.provider](config, self._secret)
         self._lock = threading.Lock()
 
@@ -260,7 +260,7 @@ def _status(error: Exception) -> int | None:
     return int(code) if isinstance(code, int) else None
 
 
-def _key(config: JudgeConfig) -> str | None:
+def secret(config: JudgeConfig) -> str | None:
     return next((value for name in _KEYS[config.provider] if (value := os.environ.get(name, "").strip())), None)
 
 

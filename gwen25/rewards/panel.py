@@ -13,6 +13,7 @@ are not independent, and the first function that TRL calls fills the table for a
     group        makes correctness None for the whole group: nobody is shifted, form alone is compared there
 
 and where no correctness reward applies to a row, every reward is None, unless `allow_format_only`.
+`shuffle_rewards` then deals the rewards of a group out at random: a run to hold another against, since all but the learning is alike.
 
 A completion that the limit cut off has no rewards at all while `mask_truncated_completions` is on. TRL masks only its loss: its
 zeros would stay in its group's mean, and the one that ended early, with anything, would be praised for it at full strength.
@@ -26,6 +27,7 @@ Rows bring the columns `tests` (or `tests_json`), `func_name` and `statement`; a
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -87,7 +89,7 @@ class Panel:
         if "judge" in self.names and judge is None:
             raise ValueError("the judge is active: give the panel one")
         self.config = config
-        self.tools = Tools(format, judge, sandbox_workers)
+        self.tools = Tools(format, judge, sandbox_workers, config.execution_reward)
         self._ends, self._file = frozenset(ends), file
         self._correctness = [name for name in REWARDS if name in self.names and REWARDS[name].kind == "correctness"]
         self._held: _Batch | None = None
@@ -125,21 +127,23 @@ class Panel:
         """Raise where too few completions have a known correctness, as soon as that is certain; `last`: no batch follows.
 
         It is certain where a full window of batches like these could not reach `min_reward_coverage` even if all of its
-        batches still to come were known. The window reaches back into earlier attempts. JudgeUnavailable where a judge sat on
-        the panel, else Unavailable.
+        batches still to come were known. A full window of which nothing is known is too little whatever that field says. The
+        window reaches back into earlier attempts. JudgeUnavailable where a judge sat on the panel, else Unavailable.
         """
         batches, known, applicable = self._window()
         if not applicable:
             return
         to_come = 0 if last else (self.config.coverage_window - batches) / batches * applicable
-        if known + to_come >= self.config.min_reward_coverage * (applicable + to_come):
+        if known + to_come >= self.config.min_reward_coverage * (applicable + to_come) and known + to_come > 0:
             return
-        judge = self.tools.judge
+        judge, sandbox = self.tools.judge, self.tools.sandbox_failure
         why = f"; the judge's last failure: {judge.last_failure}" if judge is not None and judge.last_failure else ""
+        why += f"; the sandbox's last failure: {sandbox}" if sandbox else ""
         error = Unavailable if judge is None else JudgeUnavailable
         raise error(
-            f"correctness is known for {known} of the last {applicable} completions, below grpo.min_reward_coverage = "
-            f"{self.config.min_reward_coverage:g}{why}; training on would learn from form, try again when the service answers"
+            f"correctness is known for {known} of the last {applicable} completions; grpo.min_reward_coverage = "
+            f"{self.config.min_reward_coverage:g} asks for more, and 0 still for one{why}; training on would learn from form, try again "
+            "when the service answers"
         )
 
     def _history(self, before: int | None = None) -> list[dict[str, Any]]:
@@ -197,6 +201,8 @@ class Panel:
         parts, rank = _gather((mine, self._counted() - before))
         rows = list(chain.from_iterable(rows for rows, _ in parts))
         self._apply_policy(rows)
+        if self.config.shuffle_rewards:
+            self._shuffle(rows, step)
         counts = self._note(step, rows, sum((counts for _, counts in parts), Counter[str]()))
         if (log := columns.get("log_metric")) is not None:
             log("frac_groups_compared", counts["groups/compared"] / counts["groups"])
@@ -245,6 +251,15 @@ class Panel:
             else:
                 dropped = tuple(self._correctness) if any(other.known is False for other in group) else ()
             row.scores.update(dict.fromkeys(dropped))
+
+    def _shuffle(self, rows: list[_Scored], step: int | None) -> None:
+        """Deal the rewards of each group out at random, the same way for the same step: the control of an experiment."""
+        size = self.config.num_generations
+        for at in range(0, len(rows), size):
+            group = rows[at : at + size]
+            dealt = random.Random(f"{self.config.seed} {step} {at}").sample(group, len(group))
+            for row, (scores, known) in zip(group, [(other.scores, other.known) for other in dealt], strict=True):
+                row.scores, row.known = scores, known
 
     def _note(self, step: int | None, rows: list[_Scored], counts: Counter[str]) -> Counter[str]:
         """Remember a batch, in the file too; its counts, with those of its groups."""

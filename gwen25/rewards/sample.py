@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gwen25.chat import ChatFormat
 from gwen25.data import TestCase
@@ -22,11 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tools:
-    """What rewards share in a run. `counts` collects what they saw, such as `verdicts/passed`."""
+    """What rewards share in a run. `counts` collects what they saw, such as `verdicts/passed`.
+
+    `sandbox_failure`: why a program last had no verdict.
+    """
 
     format: ChatFormat
     judge: Judge | None = None
     sandbox_workers: int = 2
+    execution_reward: Literal["all", "fraction"] = "all"
+    sandbox_failure: str | None = None
     counts: Counter[str] = field(default_factory=Counter)
 
 

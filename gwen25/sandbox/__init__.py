@@ -4,13 +4,14 @@
     verdict = grade("print(int(input()) * 2)", [TestCase("4\\n", "8\\n")])
     verdict.passed, verdict.status, verdict.cpu_seconds
 
-A program runs in a fresh interpreter, locked in before its first line: Landlock (reads the interpreter, its packages and the system's
-libraries, writes one scratch folder), seccomp (no sockets, processes, programs, tracing, mounts, signals to others), resource limits, no
-capabilities, an environment of five fixed names, and a user of its own where the grader is root and that user can read the interpreter.
-Nothing is left when it ends, and it ends when the grader does. `probe` says what is in force here.
+A program runs in a child of its own, forked for each test from a prepared interpreter (a zygote), and locked in before its first line:
+namespaces where bubblewrap can give them (no network, no other process, an own root with the interpreter and its libraries and nothing
+else), Landlock, seccomp (no sockets, processes, tracing, mounts, signals to others), resource limits, no capabilities, an environment of
+five fixed names, a user of its own where the grader is root. `probe` says what is in force here; docs/sandbox.md draws it.
+Nothing is left when it ends, and it ends when the grader does.
 
-What this does not stop: seeing that a path exists (`stat`); up to 64 deleted files held open, of `output_bytes` each; reading what lies
-among the interpreter's packages; bugs of the kernel that both share; in a function's tests, one call leaving state for the next.
+What this does not stop: bugs of the kernel that both share; reading what lies among the interpreter's packages; and without namespaces
+(level "landlock") seeing that a path exists (`stat`), and filling the disk with up to four times `output_bytes` and a quarter of a second.
 A program that sleeps or waits for ever ends as "unknown" when wall time runs out; `grade_surely` makes up its mind about those.
 Not here: prompts and parsing (`chat`), rewards, pass@k.
 """

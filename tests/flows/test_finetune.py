@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.outcome import HEADLINES
+from flows.outcome import HEADLINES, summarise
 from gwen25.artifacts import Artifact, Manifest, Store
 from gwen25.errors import StageFailed
 from gwen25.stage import STAGES
@@ -36,6 +36,11 @@ def test_the_summary_names_what_the_manifests_hold(smoke: Any) -> None:
         manifest = Manifest.read(artifact.path)
         missing = {key for key, _ in HEADLINES.get(artifact.stage, ())} - {**manifest.facts, **manifest.metrics}.keys()
         assert not missing, (name, missing)
+
+
+def test_the_summary_shows_the_base_model_under_both_prompts(smoke: Any) -> None:
+    assert "| | base | base, base-model prompt | tuned |" in summarise(smoke)
+    assert (smoke.artifacts["baseline"].payload / "base_prompt" / "report.json").is_file()
 
 
 def test_what_the_nodes_say_of_themselves(smoke: Any) -> None:

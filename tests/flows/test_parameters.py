@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import get_args
+
+import pytest
 
 from gwen25 import config
 from gwen25.stage import STAGES
@@ -16,9 +19,17 @@ def test_drop_downs_list_what_there_is() -> None:
     assert list(get_args(finetune.Until)) == list(STAGES) == list(get_args(config.StageName))
 
 
-def test_every_parameter_of_the_form_is_explained() -> None:
-    from flows.finetune import finetune
+FORMS = {
+    "finetune": {"profile", "recipe", "overrides", "refresh", "until"},
+    "evaluate": {"model", "profile", "recipe", "overrides", "refresh"},
+    "package": {"model", "profile", "recipe", "overrides", "refresh"},
+    "retrain": {"profile", "recipe", "overrides"},
+}
 
-    properties = finetune.parameters.model_dump()["properties"]
-    assert set(properties) == {"profile", "recipe", "overrides", "refresh", "until"}
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_parameter_of_a_form_is_explained(name: str) -> None:
+    flow = getattr(importlib.import_module(f"flows.{name}"), name)
+    properties = flow.parameters.model_dump()["properties"]
+    assert set(properties) == FORMS[name]
     assert all(property.get("description") for property in properties.values())

@@ -1,4 +1,4 @@
-"""Every GPU path at small scale: `make gpu-check` on a machine with one NVIDIA GPU. Not run on one yet.
+"""Whole flows at small scale: `make gpu-test` on a machine with one NVIDIA GPU. Not run on one yet.
 
 What runs here and nowhere else: bf16 and fp16 on CUDA, deterministic kernels, NF4 base weights, gradient checkpointing, the GPU
 slot round a real child, generation on the device, the merge check on the device.

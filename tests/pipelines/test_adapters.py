@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from gwen25 import modeling
+from gwen25 import modeling, models
 from gwen25.errors import BadInput
 from gwen25.job import Input, Job
 from gwen25.pipelines import adapters
 from tests.pipelines import training_jobs as jobs
+
+TARGETS = models.LORA_TARGETS["Qwen2ForCausalLM"]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,20 @@ def test_the_card_tells_base_data_licences_recipe_format_and_limits(adapter: Inp
         assert told in text
     unknown = adapters.card({**facts, "license": None, "dataset": {}}, modeling.read_adapter_config(adapter.payload), jobs.FORMAT)
     assert "unknown: see its own card" in unknown and "| data | unknown |" in unknown and "license:" not in unknown
+
+
+def test_token_rows_pass_with_a_word_on_who_refuses_them(tmp_path: Path, tiny_model: Path) -> None:
+    source = jobs.trained_adapter(tmp_path / "source", tiny_model, chat_tokens=True)
+    job = _job(tmp_path / "work", tiny_model, source)
+    result = adapters.run(job)
+    assert result.facts["adapter"]["token_rows"] == 2 and result.facts["adapter"]["weights"] == 14
+    assert json.loads((job.payload / "adapter_config.json").read_text())["trainable_token_indices"] == {"embed_tokens": [641, 642]}
+    assert "vLLM and llama.cpp refuse such an adapter: give them the merged model" in (job.payload / "README.md").read_text()
+    tensors = modeling.read_adapter(job.payload)
+    config = modeling.read_adapter_config(job.payload)
+    for odd, told in (({"embed_tokens": [641, 704]}, "does not fit rows"), (None, "config and file disagree")):
+        with pytest.raises(BadInput, match=told):
+            adapters.check(tensors, {**config, "trainable_token_indices": odd}, models.tensor_shapes(tiny_model), TARGETS)
 
 
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -159,13 +175,23 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, tiny_model: Path, adapter: In
         adapters.run(_job(tmp_path / "work", tiny_model, replace(adapter, path=tmp_path / "bad")))
 
 
-@pytest.mark.parametrize("option", ["use_dora", "modules_to_save", "rank_pattern", "fan_in_fan_out"])
-def test_more_than_plain_lora_is_refused(tmp_path: Path, tiny_model: Path, adapter: Input, option: str) -> None:
+@pytest.mark.parametrize("option", ["lora_bias", "modules_to_save", "fan_in_fan_out", "layer_replication"])
+def test_what_cannot_be_merged_is_refused(tmp_path: Path, tiny_model: Path, adapter: Input, option: str) -> None:
     shutil.copytree(adapter.path, tmp_path / "bad")
     file = tmp_path / "bad" / "payload" / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), option: {"q_proj": 4} if option == "rank_pattern" else True}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), option: True}))
     with pytest.raises(BadInput, match=f"{option} is set"):
         adapters.run(_job(tmp_path / "work", tiny_model, replace(adapter, path=tmp_path / "bad")))
+
+
+def test_an_adapter_of_fewer_targets_passes_where_its_config_says_so(tmp_path: Path, tiny_model: Path, adapter: Input) -> None:
+    shutil.copytree(adapter.path, tmp_path / "fewer")
+    fewer = replace(adapter, path=tmp_path / "fewer")
+    tensors = {name: tensor for name, tensor in modeling.read_adapter(fewer.payload).items() if "q_proj" in name or "v_proj" in name}
+    modeling.write_tensors(tensors, fewer.payload / "adapter_model.safetensors")
+    file = fewer.payload / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "target_modules": ["q_proj", "v_proj"]}))
+    assert adapters.run(_job(tmp_path / "work", tiny_model, fewer)).facts["adapter"]["weights"] == 4
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, tiny_model: Path, adapter: Input) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from gwen25.errors import BadInput, Unavailable
 from gwen25.job import Job, Result
 from gwen25.pipelines import dataset
 from gwen25.pipelines.dataset import REASONS, Filters, Raw, Row, Tally, choose_heldout, local_rows
+from tests.benchmarks import lcb_rows
 
 FORMAT = chat.FORMATS["chatml-think"]
 FILES = ("train", "heldout", "grpo")
@@ -212,6 +215,29 @@ def judge(tiny_model: Path, rows: list[dict[str, Any]], **overrides: Any) -> lis
     return filters.judge([Raw(f"row {number}", row) for number, row in enumerate(rows)])
 
 
+def test_a_solution_alone_stands_behind_a_think_block_that_is_closed_at_once(make_job) -> None:
+    """The prompt of every engine is the same; nothing of the reasoning is taught, and the answer is whole by the format's own rules."""
+    full, bare = ({}, {})
+    for target, made_rows in (("reasoning", full), ("solution", bare)):
+        job = make_job(target=target)
+        assert dataset.run(job).facts["target"] == target
+        made_rows.update({made["id"]: made for made in lines(job, "train") + lines(job, "heldout")})
+    for made in bare.values():
+        answer = FORMAT.answer(made["reasoning"], made["code"])
+        assert answer == f"</think>\n\n```python\n{made['code'].strip(chr(10)).rstrip()}\n```"
+        assert FORMAT.parse(answer) == chat.Answer("", made["code"], well_formed=True, finished=True)
+        if made["id"] in full:
+            assert (made["messages"], made["code"]) == (full[made["id"]]["messages"], full[made["id"]]["code"])
+            assert made["tokens"] < full[made["id"]]["tokens"]
+    assert full.keys() <= bare.keys()
+
+
+def test_a_solution_needs_no_reasoning_and_none_that_is_tidy(tiny_model: Path) -> None:
+    rows = [LOST["no_reasoning"], row(2, output=output("First <think> again.", "print(int(input()) + 2)"))]
+    kept = judge(tiny_model, [{**rows[0], "output": output("", "print(int(input()) + 1)")}, rows[1]], target="solution")
+    assert [made.reasoning for made in kept if isinstance(made, Row)] == ["", ""]
+
+
 def test_a_broken_seam_is_found() -> None:
     """Qwen's pre-tokenizer splits before any letter, so that the rule holds there; without one, `\\nW` becomes a token."""
     letters = [chr(number) for number in range(10, 127)]
@@ -232,7 +258,7 @@ def test_the_same_statement_with_another_program_stays(tiny_model: Path) -> None
 
 
 def test_a_program_that_cannot_be_judged_is_kept_without_tests(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "grade_many", partial(sandbox.grade_many, limits=sandbox.Limits(wall_seconds=0.5)))
+    monkeypatch.setattr(dataset.sandbox, "grade_many", partial(sandbox.grade_many, limits=sandbox.Limits(wall_seconds=0.5)))
     config = section()
     filters = Filters(config, dataset.load_tokenizer(tiny_model / "tokenizer.json"), workers=2)
     sleeps = row(1, output=output("We wait.", "import time\ntime.sleep(60)"))
@@ -254,7 +280,7 @@ def test_another_answer_may_be_right_where_several_are_accepted(make_job, tmp_pa
 
 
 def test_without_verification_nothing_is_run(make_job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "grade_many", None)
+    monkeypatch.setattr(dataset.sandbox, "grade_many", None)
     job = make_job(write(tmp_path / "rows.jsonl", [row(0), LOST["fails_examples"]]), heldout_fraction=0, verify_solutions=False)
     result = dataset.run(job)
     assert accounted(result) == {}
@@ -289,6 +315,33 @@ def test_grpo_rows_have_short_prompts_few_tests_and_each_statement_once(make_job
     assert [len(made["tests"]) for made in made] == [1, 2]
     assert result.metrics["grpo_prompt_too_long"] == 1
     assert result.facts["rows_train"] == 4
+
+
+def problems_job(make_job, tmp_path: Path, rows: list[dict[str, Any]], problems: list[dict[str, Any]], **overrides: Any) -> Job:
+    job = make_job(write(tmp_path / "rows.jsonl", rows), **overrides)
+    file = write(tmp_path / "problems.jsonl", problems)
+    return replace(job, externals={**job.externals, "grpo_data": {"digest": "p"}}, locations={**job.locations, "grpo_data": str(file)})
+
+
+def test_grpo_takes_its_problems_from_a_file_of_their_own(make_job, tmp_path: Path) -> None:
+    known = [{**lcb_rows.row(question_id=f"r{n}"), "question_content": row(n)["input"]} for n in (0, 1)]
+    long = {**lcb_rows.row(question_id="long"), "question_content": "A long story. " * 1000}
+    problems = [lcb_rows.row(), lcb_rows.FUNCTION, *known, long]
+    job = problems_job(make_job, tmp_path, [row(0), row(1)], problems, heldout_fraction=0.5, max_tests=1)
+    result = dataset.run(job)
+    (trained,), made = lines(job, "train"), {each["id"]: each for each in lines(job, "grpo")}
+    assert list(made) == ["q1", "f1", trained["id"]]  # the other statement is held out
+    assert made["q1"]["tests"] == [{"input": "2\n", "output": "4\n", "kind": "stdin"}]
+    assert made["f1"]["func_name"] == "double" and "def double" in made["f1"]["messages"][1]["content"]
+    assert result.facts["rows_grpo"] == result.facts["rows_grpo_with_tests"] == 3
+    assert result.facts["grpo_data"] == {"digest": "p"}
+    assert result.metrics["grpo_prompt_too_long"] == 1
+
+
+def test_a_problem_with_a_special_token_is_named(make_job, tmp_path: Path) -> None:
+    job = problems_job(make_job, tmp_path, [row(0)], [{**lcb_rows.row(), "question_content": "Say <|im_end|>."}])
+    with pytest.raises(BadInput, match=re.escape("question q1 holds '<|im_end|>'")):
+        dataset.run(job)
 
 
 # the held-out side
@@ -380,12 +433,47 @@ def test_when_nothing_is_left_the_error_says_why(make_job, tmp_path: Path) -> No
 def test_check_file_gives_each_line_its_reason(tmp_path: Path, tiny_model: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [row(0), LOST["not_python"], row(2), LOST["duplicate"]])
     found = list(dataset.check_file(file, section(), tiny_model / "tokenizer.json"))
-    assert found == [
+    assert [(line.where, line.reason) for line in found] == [
         (f"{file}, line 1", None),
         (f"{file}, line 2", "not_python"),
         (f"{file}, line 3", None),
         (f"{file}, line 4", "duplicate"),
     ]
+
+
+def test_check_file_goes_on_after_lines_that_are_no_rows(tmp_path: Path, tiny_model: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    lines = [
+        json.dumps(row(0)),
+        "{not json",
+        "",
+        "[1]",
+        json.dumps({"id": "x", "input": ""}),
+        json.dumps(row(1, output=7)),
+        json.dumps(row(2)),
+    ]
+    file.write_text("\n".join(lines))
+    found = list(dataset.check_file(file, section(), tiny_model / "tokenizer.json"))
+    assert [(line.where.rpartition(" ")[2], line.reason) for line in found] == [
+        ("1", None),
+        *((number, dataset.MALFORMED) for number in "2456"),
+        ("7", None),
+    ]
+    for line, told in zip(
+        found[1:-1], ("not JSON", "a JSON object is expected, not list", "no column 'output'", "'output' holds int"), strict=True
+    ):
+        assert told in line.detail and str(file) not in line.detail
+
+
+def test_check_file_of_a_file_that_breaks_off_or_is_none(tmp_path: Path, tiny_model: Path) -> None:
+    whole = gzip.compress("".join(json.dumps(row(at)) + "\n" for at in range(3)).encode())
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-4])
+    (tmp_path / "empty.jsonl").write_text("\n")
+    *rows, last = dataset.check_file(tmp_path / "cut.jsonl.gz", section(), tiny_model / "tokenizer.json")
+    assert [line.reason for line in rows] == [None] * 3 and last.reason == dataset.MALFORMED and "not a complete gzip" in last.detail
+    for name, told in (("empty.jsonl", "holds no rows"), ("gone.jsonl", "no such file"), (".", "is a folder; a file is expected")):
+        with pytest.raises(BadInput, match=told):
+            list(dataset.check_file(tmp_path / name, section(), tiny_model / "tokenizer.json"))
 
 
 def test_no_tokenizer_is_an_error(make_job, tmp_path: Path) -> None:
@@ -472,6 +560,19 @@ def test_real_rows_are_accounted_for(make_job, shared_data: Path, qwen_tokenizer
     assert result.metrics["rows_read"] == 738
     assert result.metrics["examples_passed"] == result.metrics["rows_kept"]
     assert result.facts["rows_grpo_with_tests"] > 0.9 * result.facts["rows_grpo"]
+
+
+def test_real_solutions_fit_where_their_reasoning_does_not(shared_data: Path, qwen_tokenizer: Path) -> None:
+    """The table of docs/recipes.md, on a tenth of its rows: 0.3 and 3.9 % with the reasoning, 77.2 and 99.6 % without. The seam holds."""
+    rows = [Raw(f"row {number}", made) for number, made in read_jsonl(real(shared_data))][:74]
+    tokenizer = dataset.load_tokenizer(qwen_tokenizer / "tokenizer.json")
+    kept = {}
+    for target, length in (("reasoning", 2048), ("solution", 1024), ("solution", 2048)):
+        filters = Filters(section(target=target, max_length=length, verify_solutions=False), tokenizer, workers=1)
+        filters.judge(rows)
+        kept[target, length] = filters.tally.kept / 74
+        assert set(filters.tally.dropped) <= {"too_long"}
+    assert kept["reasoning", 2048] < 0.1 and 0.6 < kept["solution", 1024] < 0.9 and kept["solution", 2048] > 0.98
 
 
 @pytest.mark.slow

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
-from gwen25 import samples
+from gwen25 import cli, samples
 from gwen25.benchmarks import livecodebench
+from gwen25.benchmarks.judging import VERSION
+from gwen25.benchmarks.problems import digest
+from gwen25.chat import ChatFormat
 from gwen25.config import load_config
 from gwen25.errors import BadInput, SandboxUnavailable
 from gwen25.generate import Sample, Sampling
@@ -49,6 +52,12 @@ def payload(job: Job) -> dict[str, bytes]:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def cells(page: str) -> dict[str, list[str]]:
+    """The cells of the page's tables by the first of each row."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -200,16 +209,16 @@ def test_scores_count_what_the_sandbox_passed(tmp_path: Path, monkeypatch: pytes
     ]
     problems.write_text("".join(json.dumps(found) + "\n" for found in rows))
     right, wrong = "x\n</think>\n\n```python\nprint(2 * int(input()))\n```", "x\n</think>\n\n```python\nprint(4)\n```"
-    monkeypatch.setattr(evaluate._Model, "load", lambda self: Recited([[right, wrong], [wrong, "no code"]]))
+    monkeypatch.setattr(evaluate._Model, "load", lambda self, _: Recited([[right, wrong], [wrong, "no code"]]))
     job = make_job(tmp_path / "work", tmp_path, problems_at=problems, n=2)
     result = evaluate.run(job)
     summary = json.loads((job.payload / "report.json").read_text())
-    assert [(row["question_id"], row["c"]) for row in summary["rows"]] == [("a", 1), ("b", 0)]
-    assert summary["verdicts"] == {"no_code": 1, "passed": 1, "wrong": 2}
+    assert [(row["question_id"], row["c"], row["c_official"]) for row in summary["rows"]] == [("a", 1, 1), ("b", 0, 0)]
+    assert summary["verdicts"] == summary["verdicts_official"] == {"no_code": 1, "passed": 1, "wrong": 2}
+    passed = {"pass@1": 0.25, "pass@1/easy": 0.0, "pass@1/hard": 0.5}
     assert result.metrics == {
-        "pass@1": 0.25,
-        "pass@1/easy": 0.0,
-        "pass@1/hard": 0.5,
+        **passed,
+        **{f"official/{name}": value for name, value in passed.items()},
         "truncated": 0.0,
         "no_code": 0.25,
         "from_draft": 0.0,
@@ -217,8 +226,101 @@ def test_scores_count_what_the_sandbox_passed(tmp_path: Path, monkeypatch: pytes
     }
     assert summary["scores"]["all"]["5"] is None  # two samples say nothing about five
     page = (job.payload / "report.md").read_text()
-    assert "| **pass@5** | – |" in page
+    assert "| **pass@1** |" in page and "pass@5" not in page
+    assert [row["digest"] for row in summary["rows"]] == [digest(problem) for problem in livecodebench.load(problems)]
     assert summary["window"] == {"start_date": None, "end_date": None, "first": "2024-01-01", "last": "2024-01-01"}
+
+
+class ByPrompt(Recited):
+    """Knows one problem, and answers each of its prompts in its own way."""
+
+    def __init__(self, chat: list[Sample], base: list[Sample]):
+        self.samples, self.asked = {"chatml-think": chat, "plain": base}, list[str]()
+
+    def load(self, _: Any, chat_format: ChatFormat) -> Recited:
+        model = Recited([])
+        samples, asked = self.samples[chat_format.name], self.asked
+
+        def generate(prompts: Sequence[Any], sampling: Sampling, skip: Any = ()) -> Iterator[tuple[int, list[Sample]]]:
+            asked.append(f"{sampling.max_tokens} tokens after {chat_format.render(prompts[0])[-12:]!r}")
+            yield 0, samples
+
+        model.generate = generate  # type: ignore[method-assign]
+        return model
+
+
+TWICE = {
+    "question_id": "abc343_a",
+    "question_content": "Print twice the number.",
+    "contest_date": "2024-02-17T00:00:00",
+    "public_test_cases": [{"input": "4\n", "output": "8\n", "testtype": "stdin"}],
+    "private_test_cases": [],
+}
+
+
+def test_a_base_model_is_asked_in_both_ways_and_its_page_shows_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "problems.jsonl").write_text(json.dumps(TWICE) + "\n")
+    right = "print(2 * int(input()))"
+    model = ByPrompt(
+        chat=[Sample("no idea", 1, False), Sample(f"</think>\n```python\n{right}\n```", 1, False)],
+        base=[Sample(f"{right}\n\n### Question\nAnother one", 2000, True), Sample(f"{right}\nand that is it", 1, False)],
+    )
+    monkeypatch.setattr(evaluate._Model, "load", lambda self, chat_format: model.load(self, chat_format))
+    job = make_job(tmp_path / "work", tmp_path, problems_at=tmp_path / "problems.jsonl", n=2, prompt="both", max_tokens=9999)
+    result = evaluate.run(job)
+    ours, theirs = (json.loads((job.payload / name / "report.json").read_text()) for name in ("", "base_prompt"))
+    assert (ours["verdicts"], theirs["verdicts"]) == ({"no_code": 1, "passed": 1}, {"error": 1, "passed": 1})
+    assert (ours["max_tokens"], theirs["max_tokens"], theirs["from_draft"]) == (9999, 2000, None)
+    assert model.asked == ["9999 tokens after 'ant\\n<think>\\n'", "2000 tokens after '### Answer\\n\\n'"]
+    [judged] = lines(job.payload / "base_prompt" / "samples.jsonl")
+    assert judged["outputs"][0] == f"{right}\n\n" and judged["truncated"] == [False, False], "cut at the end mark, and so not cut off"
+    assert (result.metrics["pass@1"], result.metrics["base_prompt/official/pass@1"]) == (0.5, 0.5)
+    found = cells((job.payload / "report.md").read_text())
+    assert found["**pass@1**"] == found["**pass@1, official rules**"] and len(found["**pass@1**"]) == 2
+    assert found["max_tokens"] == ["9999", "2000"] and found["programs from unclosed reasoning"] == ["0 of 2, 0 passed", "–"]
+
+
+def test_the_tiny_model_goes_on_after_the_base_prompt(tiny_model: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, tiny_model, prompt="base", max_problems=1, n=2, max_tokens=3)
+    result = evaluate.run(job)
+    assert sorted(payload(job)) == ["report.json", "report.md", "results.png", "samples.jsonl"]
+    assert result.facts["prompt"] == "the benchmark's base-model prompt" and result.metrics["samples"] == 2
+    assert "worked example of our own" in (job.payload / "report.md").read_text()
+
+
+def test_a_report_states_both_rules_and_what_flawed_problems_do_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = "print(2 * int(input()))"
+    texts = [
+        f"</think>\n```python\n{right}\n```\nFor example\n```\n4\n```",  # officially the last two fences hold the example
+        f"</think>\n```python\nprint(gcd(0, {right[6:-1]}))\n```",  # officially gcd is imported
+        f"```python\n{right}\n```\n</think>\nDone.",  # strictly a draft
+        f"</think>\n```python\n{right}\n```",
+    ]
+    rows = [TWICE, {**TWICE, "question_id": "abc337_e"}, {**TWICE, "question_id": "b"}]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(evaluate._Model, "load", lambda self, _: Recited([texts[3:] * 4, texts[:1] * 4, texts]))
+    job = make_job(tmp_path / "work", tmp_path, problems_at=tmp_path / "problems.jsonl", n=4)
+    evaluate.run(job)
+    summary = json.loads((job.payload / "report.json").read_text())
+    assert [(row["question_id"], row["c"], row["c_official"]) for row in summary["rows"]] == [
+        ("abc337_e", 4, 4),
+        ("abc343_a", 4, 0),
+        ("b", 2, 3),
+    ]
+    assert summary["with_prelude"] == 1 and summary["rules"] == VERSION
+    errata = summary["errata"]
+    assert (list(errata["several_answers"]), list(errata["unsolvable"])) == (["abc343_a"], ["abc337_e"])
+    assert (errata["without"]["problems"], errata["without"]["scores"]["all"]["1"]["value"]) == (2, 0.75)
+    page = (job.payload / "report.md").read_text()
+    found = cells(page)
+    label = "pass@1 without problems that accept several answers"
+    assert [found[name][0].split()[0] for name in ("**pass@1**", "**pass@1, official rules**", label, f"{label}, official rules")] == [
+        "83.3%",
+        "58.3%",
+        "75.0%",
+        "87.5%",
+    ]
+    assert "- abc337_e is interactive" in page and f"{VERSION}, official" in page and "isolation of programs" in page
 
 
 def test_programs_from_reasoning_that_never_closed_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +340,7 @@ def test_programs_from_reasoning_that_never_closed_are_counted(tmp_path: Path, m
         def generate(self, prompts: Sequence[Any], sampling: Sampling, skip: Any = ()) -> Iterator[tuple[int, list[Sample]]]:
             yield 0, made
 
-    monkeypatch.setattr(evaluate._Model, "load", lambda self: Drafts([]))
+    monkeypatch.setattr(evaluate._Model, "load", lambda self, _: Drafts([]))
     job = make_job(tmp_path / "work", tmp_path, problems_at=problems, n=4)
     result = evaluate.run(job)
     [judged] = lines(job.payload / "samples.jsonl")
@@ -282,6 +384,26 @@ def test_bad_input_is_said_before_the_work(tiny_model: Path, tmp_path: Path, ove
     with pytest.raises(BadInput, match=words):
         evaluate.run(job)
     assert payload(job) == {}
+
+
+def test_a_chat_server_cannot_be_asked_with_the_base_prompt() -> None:
+    asked = {"evaluate.backend": "openai", "evaluate.base_url": "http://127.0.0.1:1/v1"}
+    for prompt in ("base", "both"):
+        with pytest.raises(BadInput, match=rf"evaluate\.prompt={prompt} needs evaluate\.backend=transformers"):
+            load_config("smoke", overrides={**asked, "evaluate.prompt": prompt})
+
+
+def test_without_a_merged_model_a_model_is_to_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GWEN25_HOME", str(tmp_path))
+    assert cli.main(["evaluate", "--profile", "smoke"]) == 2
+    assert "no merged model for this config: name a MODEL (a merge such as merge:3f2a, a directory, a hub id)" in capsys.readouterr().err
+
+
+def test_a_day_that_is_none_is_named_with_an_example() -> None:
+    with pytest.raises(BadInput, match=r"evaluate\.start_date: a day such as 2024-03-01 is expected, not 'foo'"):
+        load_config("smoke", overrides={"evaluate.start_date": "foo"})
 
 
 def test_no_model_is_bad_input(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +15,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gwen25 import gguf_writer, llamacpp
+from gwen25 import llamacpp
 from gwen25.chat import FORMATS
 from gwen25.config import load_config
 from gwen25.errors import BadInput, Gwen25Error
 from gwen25.gguf_header import read_header
-from gwen25.gguf_writer import WRITTEN_TYPES
+from gwen25.gguf_writer import WRITTEN_TYPES, numbers
+from gwen25.gguf_writer.source import Stored
 from gwen25.job import Input, Job
 from gwen25.llamacpp import LlamaCpp
-from gwen25.pipelines.gguf import convert, inspect, run, verify
+from gwen25.parity import verify
+from gwen25.pipelines.gguf import convert, inspect, run
 from gwen25.samples import tiny
+from tests.conftest import REPOSITORY
+from tests.formatted import in_format
 
 FORMAT = FORMATS["chatml-think"]
 FACTS = {
@@ -177,10 +182,10 @@ def test_half_precision_corner_values() -> None:
     bits = bits[(bits & 0x7F80) != 0x7F80]
     floats = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
     fits = floats.to(torch.float16).isfinite().numpy()
-    wide = gguf_writer.Stored("w", "BF16", (len(bits),), Path("f"), 0)
+    wide = Stored("w", "BF16", (len(bits),), Path("f"), 0)
     with pytest.raises(BadInput, match="beyond float16's 65504"):
-        gguf_writer._to_f16(bits, wide)
-    ours = gguf_writer._to_f16(bits[fits], wide)
+        numbers.to_f16(bits, wide)
+    ours = numbers.to_f16(bits[fits], wide)
     assert ours.tobytes() == floats[torch.from_numpy(fits)].to(torch.float16).numpy().tobytes()
 
 
@@ -204,7 +209,7 @@ def test_shards_and_small_pieces_change_nothing(copy: Path, tmp_path: Path, monk
     index = {"weight_map": {name: file for file, held in parts.items() for name in held}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     (copy / "model.safetensors").unlink()
-    monkeypatch.setattr(gguf_writer, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(numbers, "PIECE", 300)
     convert(copy, tmp_path / "sharded.gguf", "q8_0", chat_format=FORMAT)
     assert tensors_of(tmp_path / "sharded.gguf") == tensors_of(tmp_path / "whole.gguf")
 
@@ -313,6 +318,14 @@ def test_llama_cpp_says_what_transformers_says(type: str, greedy: tuple[list[int
         assert said[0] == expected[0]
 
 
+def test_a_model_that_was_asked_nothing_is_let_go(tiny_model: Path, tmp_path: Path) -> None:
+    """xllamacpp's server waits in accept() as it ends, for ever where there was no request."""
+    pytest.importorskip("xllamacpp")
+    convert(tiny_model, tmp_path / "m.gguf", "f16", chat_format=FORMAT)
+    code = "import sys; from pathlib import Path; from gwen25.llamacpp import LlamaCpp\nwith LlamaCpp(Path(sys.argv[1]), n_ctx=64): pass"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.gguf")], cwd=REPOSITORY, check=True, timeout=60, capture_output=True)
+
+
 @pytest.mark.parametrize("type", ["q4_k_m", "q2_k", "q6_k"])
 def test_k_quants_load_and_run(type: str, wide_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
@@ -367,6 +380,17 @@ def config(**values: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "config.json", lambda held: {**held, **values})
 
 
+def tokenizer(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "tokenizer.json", lambda held: {**held, **values})
+
+
+def junk(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).write_text("{", encoding="utf-8")
+
+    return spoil
+
+
 def weights(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         held = load_file(folder / "model.safetensors")
@@ -416,15 +440,26 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (drop("config.json"), r"no config\.json"),
     "no weights": (drop("model.safetensors"), r"no such file: .*model\.safetensors"),
     "no tokenizer": (drop("tokenizer.json"), r"tokenizer\.json cannot be read"),
-    "architecture": (config(architectures=["LlamaForCausalLM"]), "architecture LlamaForCausalLM; only Qwen2ForCausalLM"),
+    "architecture": (config(architectures=["MistralForCausalLM"]), "architecture MistralForCausalLM; only Qwen2ForCausalLM"),
     "no architecture": (config(architectures=None), "architecture none named"),
-    "rope scaling": (config(rope_scaling={"type": "yarn", "factor": 4.0}), "rope scaling 'yarn' is not carried over"),
+    "rope scaling": (config(rope_scaling={"type": "dynamic", "factor": 4.0}), "rope scaling 'dynamic' is not carried over"),
+    "yarn without factor": (config(rope_parameters={"rope_type": "yarn", "rope_theta": 1e6}), "'yarn' has no number for factor"),
     "sliding window": (config(use_sliding_window=True), "full attention only"),
     "no size": (config(hidden_size=None), "no number for hidden_size"),
     "other vocabulary size": (config(vocab_size=1 << 20), r"model\.embed_tokens\.weight has shape"),
     "more layers": (config(num_hidden_layers=3), "12 tensors are missing, such as model.layers.2"),
-    "fewer layers": (config(num_hidden_layers=1), "12 tensors are not Qwen2's, such as model.layers.1"),
-    "regex": (other_regex, "the pre-tokenizer is not Qwen2's"),
+    "fewer layers": (config(num_hidden_layers=1), "12 tensors are not qwen2's, such as model.layers.1"),
+    "regex": (other_regex, "the pre-tokenizer is none that llama.cpp knows"),
+    "normalizer": (tokenizer(normalizer={"type": "Lowercase"}), "a Lowercase normalizer is not carried over"),
+    "post-processor": (
+        tokenizer(post_processor={"type": "TemplateProcessing", "special_tokens": {"<s>": {}}}),
+        "a TemplateProcessing post-processor is not carried over",
+    ),
+    "tokenizer's kind": (tokenizer(model={"type": "Unigram", "vocab": [], "merges": []}), "a Unigram tokenizer"),
+    "no merges": (tokenizer(model={"type": "BPE", "vocab": {"a": 0}, "merges": []}), r"tokenizer\.json holds no merges"),
+    "merges of something else": (tokenizer(model={"type": "BPE", "vocab": {"a": 0}, "merges": [1]}), "cannot be read as a tokenizer"),
+    "tokenizer's settings": (junk("tokenizer_config.json"), r"tokenizer_config\.json cannot be read"),
+    "sampling advice": (lambda folder: edit(folder / "generation_config.json", lambda held: {**held, "top_p": "0.8"}), "top_p is '0.8'"),
     "no end token": (no_end_token, r"has no token <\|im_end\|>, the eos"),
     "tensor missing": (weights(lambda held: held.pop(UP)), f"1 tensors are missing, such as {UP}"),
     "tensor too many": (weights(lambda held: held.update(extra=np.zeros(3))), "extra is stored as F64"),
@@ -492,10 +527,10 @@ sys.exit({status} if sys.argv[3] == "Q4_K_M" else 9)
 
 
 def stage_job(model: Path, work: Path, type: str, facts: dict[str, Any] | None = None) -> Job:
-    """A job whose input's payload is `model`."""
+    """A job whose input is `model` in the chat format, as the stage merge leaves it."""
     artifact = work / "merge"
     artifact.mkdir(parents=True)
-    (artifact / "payload").symlink_to(model, target_is_directory=True)
+    in_format(model, artifact / "payload")
     (work / "payload").mkdir()
     (work / "aside").mkdir()
     settings = load_config("smoke", overrides={"gguf.type": type})
@@ -507,7 +542,7 @@ def test_run(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     pytest.importorskip("xllamacpp")
     results = [run(stage_job(tiny_model, tmp_path / name, "q8_0")) for name in ("a", "b")]
     file = tmp_path / "a" / "payload" / "gwen25-q8_0.gguf"
-    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+    assert sorted(entry.name for entry in file.parent.iterdir()) == [file.name, "parity.json"]
     assert sha(file) == sha(tmp_path / "b" / "payload" / file.name)
     assert results[0] == results[1]
     facts, metrics = results[0].facts, results[0].metrics
@@ -519,7 +554,7 @@ def test_run(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     fields = read(file).fields
     assert fields["general.name"].contents() == "Qwen2.5-0.5B gwen25"
     assert fields["general.license"].contents() == "Apache-2.0"
-    assert "llama.cpp loads" in capsys.readouterr().out
+    assert f"{file.name}: prompts, token ids and stop tokens agree in gguf, transformers, llama.cpp" in capsys.readouterr().out
 
 
 def test_run_tells_of_fallbacks(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -567,3 +602,12 @@ def test_the_real_vocabulary(shared_data: Path, tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.eos_token_id"] == 151645
     assert len(fields["tokenizer.ggml.merges"]) == 151387
     assert [types.count(kind) for kind in (1, 3, 4, 5)] == [151643, 20, 2, 271]
+
+
+def test_a_llamas_rows_are_paired_as_smollm2_unpairs_them() -> None:
+    from gwen25.samples import smollm2
+
+    rows = np.arange(24 * 3, dtype=np.float32).reshape(24, 3)  # 3 heads of 8
+    paired = numbers.paired(rows, 3)
+    assert [int(row[0]) // 3 for row in paired[:8]] == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert (smollm2._unpermuted(paired, 3) == rows).all()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gwen25 import modeling, training
+from gwen25 import modeling, token_rows, training
+from gwen25.config import load_config
 from gwen25.data import read_jsonl
 from gwen25.errors import BadInput, Unavailable
 from gwen25.job import Input, Job, Result
 from gwen25.pipelines import grpo, sft
+from tests.conftest import REPOSITORY
 from tests.pipelines import training_jobs as jobs
 
 REWARDS = {"rewards": {"active": ["format_exact", "format_approximate", "execution"], "judge": None}}
@@ -74,6 +78,25 @@ def test_it_trains_the_adapter_by_rewards(straight: tuple[Job, Result], adapter:
     assert result.metrics["coverage"] == 1.0
     assert result.metrics["rewards/format_approximate"] > 0
     json.dumps([result.facts, result.metrics], allow_nan=False)
+
+
+def test_chat_tokens_go_on_being_trained_and_the_reference_keeps_its_own(make: Make, tmp_path: Path, tiny_model: Path) -> None:
+    start = jobs.trained_adapter(tmp_path / "sft", tiny_model, chat_tokens=True)
+    job = make(sft=start, grpo__max_steps=2)
+    trainers, build = [], grpo.make_trainer
+
+    def remembered(*arguments: object) -> object:
+        trainers.append(build(*arguments))
+        return trainers[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "make_trainer", remembered)
+        grpo.run(job)
+    name = f"base_model.model.model.embed_tokens{token_rows.SUFFIX}"
+    before, after = (modeling.read_adapter(folder)[name] for folder in (start.payload, job.payload))
+    assert not before.equal(after)  # weight decay and the KL move them, whatever the rewards say
+    assert modeling.adapter_state(trainers[0].model, "ref")[name].equal(before)
+    assert next(read_jsonl(job.aside / "metrics.jsonl"))[1]["kl"] == pytest.approx(0, abs=1e-6)
 
 
 def test_facts_carry_the_lineage_and_the_recipe(straight: tuple[Job, Result], adapter: Input) -> None:
@@ -287,3 +310,63 @@ def test_the_real_child_survives_sigkill(make: Make, straight: tuple[Job, Result
     assert "resuming after step 2 of 5" in output
     assert jobs.files(job.payload) == jobs.files(straight[0].payload)
     assert json.loads((job.work / "result.json").read_text())["facts"] == straight[1].facts
+
+
+# ------------------------------------------------------------------------------------------------------------------------ vLLM
+
+
+@pytest.mark.slow  # a minute: two processes import torch and train
+def test_two_processes_share_the_groups_of_a_step(make: Make) -> None:
+    job = make(grpo__max_steps=2)
+    status, output = jobs.run_child(job, processes=2)
+    assert status == 0, output
+    told = json.loads((job.work / "result.json").read_text())
+    config = job.config
+    a_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    assert told["metrics"]["completions"] == 2 * a_step, "each step had the config's completions, over both processes"
+    assert told["metrics"]["coverage"] == 1.0 and told["facts"]["grpo"]["steps"] == 2
+    assert modeling.read_adapter(job.payload).keys() == modeling.read_adapter(job.inputs["sft"].payload).keys()
+
+
+def test_vllms_arguments_are_those_of_trls_own_config(tmp_path: Path) -> None:
+    """Names and values arrive in the real GRPOConfig. None without vLLM: TRL's defaults would stand, and they are off."""
+    from trl import GRPOConfig as TrlConfig
+
+    def arguments(stops: list[int], **asked: Any) -> dict[str, Any]:
+        section = load_config("a100", overrides={name.replace("__", "."): value for name, value in asked.items()}).grpo
+        return grpo.vllm_arguments(section, stops, lambda: 700)
+
+    assert arguments([7, 8], grpo__vllm="off") == {}
+    here = arguments([7, 8], grpo__vllm="colocate", grpo__vllm_gpu_memory_utilization=0.25)
+    made = TrlConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **here)
+    assert (made.use_vllm, made.vllm_mode, made.vllm_enable_sleep_mode) == (True, "colocate", True)
+    assert (made.vllm_gpu_memory_utilization, made.vllm_max_model_length) == (0.25, 700 + 8192)
+    assert made.generation_kwargs == {"stop_token_ids": [7, 8]}  # Qwen's own directory stops at <|endoftext|> alone
+    assert arguments([7], grpo__vllm="colocate", grpo__vllm_max_model_length=4096)["vllm_max_model_length"] == 4096
+    far = arguments([7], grpo__vllm="server", grpo__vllm_server_base_url="http://127.0.0.1:8000")
+    made = TrlConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **far)
+    assert (made.use_vllm, made.vllm_mode, made.vllm_server_base_url) == (True, "server", "http://127.0.0.1:8000")
+
+
+VLLM = REPOSITORY / ".venv-vllm" / "bin" / "python"
+
+
+@pytest.mark.server  # a minute; needs `make vllm-env`
+@pytest.mark.skipif(not VLLM.exists(), reason="no vLLM environment: make vllm-env")
+def test_vllm_samples_from_the_policy_that_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the other interpreter, on a CPU: at every step vLLM's probabilities are the trainer's up to bfloat16, as far as it has moved."""
+    from gwen25.samples import tiny
+
+    tiny.build(tmp_path / "base", pretrained=True)
+    data, adapter = jobs.dataset(tmp_path / "data"), jobs.trained_adapter(tmp_path / "sft", tmp_path / "base")
+    steps = {"grpo__max_steps": 4, "grpo__warmup_steps": 0, "grpo__learning_rate": 0.02, "grpo__mask_truncated_completions": False}
+    asked = {"grpo__max_completion_length": 64, "grpo__vllm": "colocate", "grpo__vllm_enable_sleep_mode": False}
+    job = _job(tmp_path / "work", tmp_path / "base", data, adapter, **{**steps, **asked})
+    monkeypatch.setattr(sys, "executable", str(VLLM))
+    for name, value in (("PYTHONPATH", str(REPOSITORY)), ("VLLM_CPU_KVCACHE_SPACE", "1"), ("DO_NOT_TRACK", "1")):
+        monkeypatch.setenv(name, value)
+    status, told = jobs.run_child(job)
+    assert status == 0, told
+    logged = [row for _, row in read_jsonl(job.aside / "metrics.jsonl")]
+    assert logged[-1]["kl"] > 0.3  # 1.3 was measured: the policy is another one than SFT's
+    assert max(row["sampling/sampling_logp_difference/mean"] for row in logged) < 0.05  # 0.02 at each of four steps

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -68,9 +70,20 @@ def test_gpu_memory_changes_no_value_and_says_so() -> None:
         {"dataset_size": 10, "gradient_accumulation_steps": 0},
         {"dataset_size": 10, "warmup_steps": -1},
         {"dataset_size": 10, "gpu_memory_gb": 0},
+        {"dataset_size": 1.5},
+        {"dataset_size": 1e3},
+        {"dataset_size": True},
+        {"dataset_size": "100"},
+        {"dataset_size": None},
+        {"dataset_size": math.nan},
+        {"dataset_size": math.inf},
+        {"dataset_size": 10, "learning_rate": math.nan},
+        {"dataset_size": 10, "learning_rate": math.inf},
+        {"dataset_size": 10, "gradient_accumulation_steps": 1.5},
+        {"dataset_size": 10, "warmup_steps": 2.5},
+        {"dataset_size": 10, "gpu_memory_gb": math.nan},
     ],
 )
-def test_refuses_what_no_trainer_takes(wrong: dict[str, float]) -> None:
-    size = int(wrong.pop("dataset_size"))
-    with pytest.raises(ValueError):
-        recommend_hyperparams(size, **wrong)  # type: ignore[arg-type]
+def test_refuses_what_no_trainer_takes(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="is needed"):
+        recommend_hyperparams(**wrong)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gwen25 import modeling, models
+from gwen25 import lora, merging, modeling, models
 from gwen25.errors import BadInput, Gwen25Error
 from gwen25.job import Input, Job
 from gwen25.pipelines import merge
@@ -52,6 +52,41 @@ def test_float32_is_pefts_merge_bit_for_bit(tmp_path: Path, tiny_model: Path, ad
     assert result.metrics["adapter_kl"] > 1e-3  # the check had something to find
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_trained_token_rows_are_merged_as_peft_does(tmp_path: Path, tied: bool, dtype: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "base"
+    tiny.build(base, tie_word_embeddings=tied)
+    adapter = jobs.trained_adapter(tmp_path / "adapter", base, chat_tokens=True)
+    job = _job(tmp_path / "work", base, adapter, dtype=dtype)
+    result = merge.run(job)
+    mine, theirs, before = _tensors(job.payload), _peft_merge(base, adapter), _tensors(base)
+    assert mine.keys() == theirs.keys() - ({merging.HEAD} if tied else set())
+    assert all(mine[name].equal(theirs[name].to(getattr(torch, dtype))) for name in mine)
+    for name in {merging.EMBEDDING, merging.HEAD} & mine.keys():
+        changed = (mine[name] != before[name].to(mine[name].dtype)).any(dim=1).nonzero().flatten().tolist()
+        assert changed == [641, 642], name  # <|im_start|> and <|im_end|>, and no other row
+    model = AutoModelForCausalLM.from_pretrained(job.payload)
+    assert model.lm_head.weight.equal(model.model.embed_tokens.weight) == tied
+    assert result.metrics["top1_agreement"] > 0.9
+
+
+def test_token_rows_reach_the_gguf(tmp_path: Path, tiny_model: Path) -> None:
+    import numpy as np
+    from gguf import GGUFReader
+
+    from gwen25.pipelines import gguf
+
+    job = _job(tmp_path / "work", tiny_model, jobs.trained_adapter(tmp_path / "adapter", tiny_model, chat_tokens=True))
+    merge.run(job)
+    gguf.convert(job.payload, tmp_path / "m.gguf", "f32", chat_format=jobs.FORMAT)
+    [table] = [tensor for tensor in GGUFReader(tmp_path / "m.gguf").tensors if tensor.name == "token_embd.weight"]
+    assert np.array_equal(table.data, _tensors(job.payload)[merging.EMBEDDING].numpy())
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_narrow_dtype_is_the_float32_merge_rounded_once(tmp_path: Path, tiny_model: Path, adapter: Input, dtype: str) -> None:
     import torch
@@ -84,27 +119,90 @@ def test_the_directory_loads_and_speaks_the_format(tmp_path: Path, tiny_model: P
 
 
 def test_shards_hold_the_same_model_and_every_attempt_the_same_bytes(tmp_path: Path, tiny_model: Path, adapter: Input) -> None:
-    whole, parts = _job(tmp_path / "whole", tiny_model, adapter), _job(tmp_path / "parts", tiny_model, adapter)
-    merge.run(whole)
     tokenizer = modeling.load_tokenizer(tiny_model, jobs.FORMAT)
-    (parts.payload / "model-00001-of-00009.safetensors").write_bytes(b"left by an earlier attempt")
-    for _ in range(2):
-        for old in parts.payload.glob("model*"):
-            old.unlink()
-        size = merge.write_weights(tiny_model, adapter.payload, parts.payload, dtype="float32", max_shard=100_000, job=parts)
-        files = models.weight_files(parts.payload)
-        assert len(files) > 2 and files == sorted(parts.payload.glob("*.safetensors"))
-        made = {name: tensor.numpy().tobytes() for name, tensor in _tensors(parts.payload).items()}
-        assert made == {name: tensor.numpy().tobytes() for name, tensor in _tensors(whole.payload).items()}
-        for file in files:
-            tensors = models.read_header(file)
-            assert sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in tensors.values()) <= 100_000 or len(tensors) == 1
-    index = json.loads((parts.payload / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == size == sum(len(content) for content in made.values())
-    merge.write_model(tiny_model, adapter.payload, whole.payload, tokenizer, jobs.FORMAT, whole.config, whole)
-    first = jobs.files(whole.payload)
-    merge.write_model(tiny_model, adapter.payload, whole.payload, tokenizer, jobs.FORMAT, whole.config, whole)
-    assert jobs.files(whole.payload) == first
+
+    def write(out: Path, max_shard: int) -> dict[str, bytes]:
+        out.mkdir(exist_ok=True)
+        merge.write_model(tiny_model, adapter.payload, out, tokenizer, jobs.FORMAT, dtype="float32", max_shard=max_shard)
+        return jobs.files(out)
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    first = write(whole, 10**9)
+    parts.mkdir()
+    (parts / "model-00001-of-00009.safetensors").write_bytes(b"left by an earlier attempt")
+    (parts / "model-00001-of-00009.safetensors.part").write_bytes(b"left by a killed one")
+    assert write(parts, 100_000) == write(parts, 100_000) and write(whole, 10**9) == first
+    files = models.weight_files(parts)
+    assert len(files) > 2 and files == sorted(parts.glob("*.safetensors")) and not list(parts.glob("*.part"))
+    made = {name: tensor.numpy().tobytes() for name, tensor in _tensors(parts).items()}
+    assert made == {name: tensor.numpy().tobytes() for name, tensor in _tensors(whole).items()}
+    for file in files:
+        tensors = models.read_header(file)
+        assert sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in tensors.values()) <= 100_000 or len(tensors) == 1
+    index = json.loads((parts / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(len(content) for content in made.values())
+    write(parts, 10**9)
+    assert jobs.files(parts) == first  # no shard, and no index, is left over
+
+
+def test_without_a_format_tokenizer_and_stops_stay_the_bases(tmp_path: Path, tiny_model: Path, adapter: Input) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    merge.write_model(tiny_model, adapter.payload, tmp_path, tokenizer, None, dtype="bfloat16", max_shard=10**9)
+    before, after = models.read_config(tiny_model), models.read_config(tmp_path)
+    assert before["eos_token_id"] == after["eos_token_id"] and before.get("pad_token_id") == after.get("pad_token_id")
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
+    assert (tmp_path / "generation_config.json").exists() == (tiny_model / "generation_config.json").exists()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).lm_head.weight.dtype.is_floating_point
+
+
+def _in_4bit(adapter: Input, dtype: str) -> Input:
+    return replace(adapter, facts={**adapter.facts, "sft": {**adapter.facts["sft"], "load_in_4bit": True, "dtype": dtype}})
+
+
+@pytest.mark.parametrize(("trained", "dtype"), [("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_an_adapter_of_a_4bit_base_takes_the_nearer_base(
+    tmp_path: Path, tiny_model: Path, adapter: Input, trained: str, dtype: str
+) -> None:
+    job = _job(tmp_path / "work", tiny_model, _in_4bit(adapter, trained), dtype=dtype)
+    result = merge.run(job)
+    assert result.facts["merged_base"] == "dequantized"
+    assert result.metrics["kl"] == result.metrics["kl_dequantized_base"] < merge.TOLERANCE[dtype]
+    assert result.metrics["kl_plain_base"] > 10 * result.metrics["kl"]  # what the adapter had learned to correct
+    before, after = _tensors(tiny_model), _tensors(job.payload)
+    assert after[merging.EMBEDDING].equal(before[merging.EMBEDDING].to(after[merging.EMBEDDING].dtype))  # no 4-bit embedding
+
+
+def test_the_plain_base_is_taken_where_it_is_the_nearer(
+    tmp_path: Path, tiny_model: Path, adapter: Input, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it would be if dequantization did not give what 4 bits compute with; the files are then those of the plain merge."""
+    from gwen25 import nf4
+
+    real = nf4.dequantized
+
+    def worse(*given: Any) -> Any:
+        rows = real(*given)
+        return lambda start, stop: rows(start, stop) * 0.5
+
+    monkeypatch.setattr(nf4, "dequantized", worse)
+    monkeypatch.setitem(merge.TOLERANCE, "float32", 1.0)
+    job = _job(tmp_path / "work", tiny_model, _in_4bit(adapter, "float32"))
+    result = merge.run(job)
+    assert result.facts["merged_base"] == "plain" and result.metrics["kl_plain_base"] < result.metrics["kl_dequantized_base"]
+    plain = _job(tmp_path / "plain", tiny_model, adapter)
+    assert "merged_base" not in merge.run(plain).facts
+    assert jobs.files(job.payload) == jobs.files(plain.payload)
+
+
+def test_the_last_training_says_whether_it_was_4bit() -> None:
+    four, full = {"load_in_4bit": True, "dtype": "float16"}, {"load_in_4bit": False, "dtype": "float32"}
+    told = [
+        merge.trained_in_4bit(facts)
+        for facts in ({}, {"sft": full}, {"sft": four}, {"sft": four, "grpo": full}, {"sft": full, "grpo": four})
+    ]
+    assert told == [None, None, "float16", None, "float16"]
 
 
 def test_an_untied_head_is_kept(tmp_path: Path) -> None:
@@ -133,9 +231,9 @@ def test_a_copy_of_the_embedding_as_head_is_dropped_and_another_head_refused(tmp
 
 
 def test_a_wrong_merge_is_not_published(tmp_path: Path, tiny_model: Path, adapter: Input, monkeypatch: pytest.MonkeyPatch) -> None:
-    scaling = modeling.scaling
+    scaling = lora.scaling
     for factor in (0.0, 0.5, -1.0):  # the adapter lost, halved, or subtracted
-        monkeypatch.setattr(modeling, "scaling", lambda config, factor=factor: factor * scaling(config))
+        monkeypatch.setattr(lora, "scaling", lambda config, module, factor=factor: factor * scaling(config, module))
         with pytest.raises(Gwen25Error, match=r"is not base . adapter|has lost part of the adapter"):
             merge.run(_job(tmp_path / str(factor), tiny_model, adapter, dtype="bfloat16"))
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from gwen25 import modeling, models
+from gwen25 import modeling, models, stop_rate, token_rows, training
+from gwen25.config import SftConfig
 from gwen25.errors import BadInput
 from gwen25.job import Cancelled, Input, Job, terminating
 from gwen25.pipelines import sft
+from gwen25.samples import tiny
+from gwen25.stop_rate import Stops
 from tests.pipelines import training_jobs as jobs
 
 # 12 rows in batches of 8: two steps an epoch, the second of them smaller. Rank 64: matrices of 4096 numbers and more, since
@@ -89,6 +93,76 @@ def test_it_learns_and_says_what_it_did(straight: tuple[Job, sft.Result]) -> Non
     json.dumps([result.facts, result.metrics], allow_nan=False)
 
 
+def test_chat_tokens_are_trained_where_asked_and_an_interruption_changes_no_bit(
+    make, tmp_path: Path, tiny_model: Path, monkeypatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    ask = {"sft__trainable_chat_tokens": True, "sft__max_steps": 3, "sft__gradient_checkpointing": True}
+    straight, job = make("straight", **ask), make("interrupted", **ask)
+    result = sft.run(straight)
+    tensors = modeling.read_adapter(straight.payload)
+    rows = tensors[f"base_model.model.model.embed_tokens{token_rows.SUFFIX}"]
+    before = load_file(tiny_model / "model.safetensors")["model.embed_tokens.weight"][[641, 642]]
+    assert rows.shape == (2, 64) and ((rows - before).abs() > 1e-4).float().mean() > 0.9
+    assert result.facts["sft"]["trainable_chat_tokens"] is True
+
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    (faults / "sft-oom-3").touch()
+    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
+    with pytest.raises(torch.OutOfMemoryError):
+        sft.run(job)
+    assert sft.run(job) == result and jobs.files(job.payload) == jobs.files(straight.payload)
+
+
+def test_a_head_of_its_own_is_trained_too(tmp_path: Path, data: Input) -> None:
+    from safetensors.torch import load_file
+
+    base = tmp_path / "untied"
+    tiny.build(base, tie_word_embeddings=False)
+    section = jobs.config(**{**SIX_STEPS, "sft__max_steps": 1, "sft__warmup_steps": 0, "sft__trainable_chat_tokens": True}).sft
+    job = jobs.job("sft", tmp_path / "work", section, base, {"dataset": data}, micro_batch=8)
+    sft.run(job)
+    trained, before = modeling.read_adapter(job.payload), load_file(base / "model.safetensors")
+    for matrix in ("model.embed_tokens", "lm_head"):
+        moved = trained[f"base_model.model.{matrix}{token_rows.SUFFIX}"] - before[f"{matrix}.weight"][[641, 642]]
+        assert (moved.abs() > 1e-4).float().mean() > 0.9, matrix
+
+
+def test_what_the_base_knows_and_how_answers_end_is_told(
+    make, straight: tuple[Job, sft.Result], capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path
+) -> None:
+    facts = straight[1].facts["chat_tokens"]  # of a base of random numbers
+    assert facts["unused_rows"] == 59 and all(token["untrained"] for token in facts["embed_tokens"]["tokens"].values())
+    job = make()
+    tokenizer = modeling.load_tokenizer(tiny_model, jobs.FORMAT)
+    sft.look_at_base(job, tiny_model, tokenizer, jobs.FORMAT)
+    told = capsys.readouterr().out
+    assert "warning: the base's rows of <|im_start|>, <|im_end|> lie where its 59 unused rows do" in told
+    assert "sft.trainable_chat_tokens=true" in told
+    sft.look_at_base(make("asked", sft__trainable_chat_tokens=True), tiny_model, tokenizer, jobs.FORMAT)
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stops", "told", "metrics"),
+    [
+        (Stops(20, 19, 3), "19 of 20 held-out answers end with <|im_end|>\n", {"stop_rate": 0.95, "stop_rate_answers": 20}),
+        (Stops(20, 18, 0), "warning: 18 of 20 held-out answers end with <|im_end|>", {"stop_rate": 0.9, "stop_rate_answers": 20}),
+        (Stops(0, 0, 4), "", {}),
+    ],
+)
+def test_a_stop_rate_below_95_percent_warns(make, capsys, monkeypatch, stops: Stops, told: str, metrics: dict[str, object]) -> None:
+    monkeypatch.setattr(stop_rate, "measure", lambda *_, **__: stops)
+    model = SimpleNamespace(unwrap_model=lambda model: model)
+    trainer = SimpleNamespace(is_fsdp_enabled=False, is_deepspeed_enabled=False, accelerator=model, model=None)
+    assert sft._stops(trainer, make(), None, jobs.FORMAT, 2048) == metrics
+    out = capsys.readouterr().out
+    assert told in out if told else out == ""
+
+
 @pytest.mark.parametrize("died_before", [4, 5], ids=["within an epoch", "between epochs"])
 def test_resuming_changes_no_bit(make, straight: tuple[Job, sft.Result], died_before: int, tmp_path: Path, monkeypatch) -> None:
     import torch
@@ -162,11 +236,41 @@ def test_auto_hparams_are_applied_and_told(make, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert result.facts["auto_hparams"]["changed"] == {
         "learning_rate": {"given": 0.005, "taken": 0.00417},
-        "gradient_accumulation_steps": {"given": 1, "taken": 8},
+        "gradient_accumulation_steps": {"given": 1, "taken": 2},
     }
-    assert result.facts["sft"]["effective_batch_size"] == 32 and result.facts["sft"]["learning_rate"] == 0.00417
+    assert result.facts["sft"]["effective_batch_size"] == 8 and result.facts["sft"]["learning_rate"] == 0.00417
     assert "auto_hparams: learning_rate" in said
     assert "heldout_loss" not in result.metrics  # nothing was held out: not measured, not zero
+
+
+@pytest.mark.parametrize(
+    ("micro", "accumulation", "max_steps", "rows", "effective", "warmup"),
+    [
+        (1, 2, -1, 101, 8, 5),
+        (8, 1, -1, 136, 8, 5),
+        (3, 1, -1, 136, 9, 5),  # 8 rows are no whole number of threes
+        (1, 2, -1, 2000, 8, 50),
+        (8, 1, 20, 1000, 8, 5),  # a tenth of 20 steps is less than what was given
+        (8, 1, 100, 1000, 8, 10),
+        (16, 1, -1, 2000, 16, 25),  # half as many steps as the rule reckons with
+    ],
+)
+def test_auto_hparams_mean_rows_a_step_and_the_steps_of_this_run(
+    micro: int, accumulation: int, max_steps: int, rows: int, effective: int, warmup: int
+) -> None:
+    sizes = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation, "max_steps": max_steps}
+    taken, reasons = sft.recommended(SftConfig.model_validate(sizes), rows)
+    assert taken["gradient_accumulation_steps"] * micro == effective and taken["warmup_steps"] == warmup
+    for name in ("gradient_accumulation_steps", "warmup_steps"):
+        last = [reason for reason in reasons if reason.startswith(name)][-1]
+        assert last.startswith(f"{name} {taken[name]}:"), "the last word on a value is the value taken"
+
+
+@pytest.mark.parametrize("kind", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_a_launcher_that_shards_the_model_is_refused(make, kind: str) -> None:
+    trainer = SimpleNamespace(**{"is_fsdp_enabled": False, "is_deepspeed_enabled": False, kind: True})
+    with pytest.raises(BadInput, match="sft: the launcher shards the model"):
+        training.train(trainer, make())
 
 
 @pytest.mark.parametrize(
@@ -221,6 +325,27 @@ def test_a_loss_that_is_not_a_number_ends_the_stage(make) -> None:
         sft.run(
             make(sft__learning_rate=1.0, sft__warmup_steps=0, sft__max_grad_norm=1e30, sft__optim="adamw_torch", sft__weight_decay=1e30)
         )
+
+
+@pytest.mark.slow  # two trainings of 12 steps
+def test_a_base_that_does_not_know_the_end_token_learns_to_stop_sooner_where_its_row_is_trained(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    base = tmp_path / "base"
+    tiny.build(base, pretrained=True)
+    tensors = load_file(base / "model.safetensors")
+    for token, unused in ((641, 650), (642, 660)):  # as if <|im_start|> and <|im_end|> had never been met
+        tensors["model.embed_tokens.weight"][token] = tensors["model.embed_tokens.weight"][unused] * 1.01
+    modeling.write_tensors(tensors, base / "model.safetensors")
+    rows = jobs.dataset(tmp_path / "data", rows=24, heldout=6)
+    made = {}
+    for asked in (False, True):
+        section = jobs.config(sft__max_steps=12, sft__save_steps=100, sft__trainable_chat_tokens=asked).sft
+        made[asked] = sft.run(jobs.job("sft", tmp_path / str(asked), section, base, {"dataset": rows}, micro_batch=8))
+        assert all(token["untrained"] for token in made[asked].facts["chat_tokens"]["embed_tokens"]["tokens"].values())
+    # measured: 0.336 and 0.372; all of six answers end, none does
+    assert made[True].metrics["heldout_loss"] < made[False].metrics["heldout_loss"] - 0.01
+    assert made[True].metrics["stop_rate"] == 1.0 != made[False].metrics.get("stop_rate")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gwen25 import modeling, models
+from gwen25 import modeling, models, token_rows
 from gwen25.chat import FORMATS, problem_messages
 from gwen25.config import Config, load_config
 from gwen25.data import Problem, TestCase, read_jsonl
@@ -137,20 +137,23 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def trained_adapter(folder: Path, base: Path, *, rank: int = 8, strength: float = 0.05) -> Input:
+def trained_adapter(folder: Path, base: Path, *, rank: int = 8, strength: float = 0.05, chat_tokens: bool = False) -> Input:
     """An adapter artifact as SFT would leave it, with random matrices in the place of trained ones."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     tokenizer = modeling.load_tokenizer(base, FORMAT)
     targets = list(models.LORA_TARGETS["Qwen2ForCausalLM"])
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
+    rows = token_rows.wanted(tokenizer, FORMAT, tied=models.inspect(base).tied) if chat_tokens else None
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM", trainable_token_indices=rows)
     model = get_peft_model(modeling.load_base(base, tokenizer, FORMAT, dtype="float32"), lora)
     draw = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=draw) * strength)
+            elif "trainable_tokens" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=draw) * strength)
     modeling.save_adapter(model, folder / "payload", BASE)
     modeling.save_tokenizer(tokenizer, folder / "payload")
     return artifact(folder, "sft", FACTS)

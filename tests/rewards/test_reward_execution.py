@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,7 @@ from gwen25.errors import BadInput, SandboxUnavailable
 from gwen25.rewards.execution import execution, holds_output
 from gwen25.rewards.sample import Sample, Tools, read_tests
 from gwen25.sandbox import sure
+from tests.sandbox_killer import killing
 
 FORMAT = FORMATS["chatml-think"]
 TESTS = (TestCase("1 2\n", "3\n"), TestCase("5 5\n", "10\n"))
@@ -64,18 +67,23 @@ def test_functions() -> None:
     assert scores(answer(code), answer(code.replace("a + b", "a")), tests=tests, func_name="join")[0] == [1.0, 0.0]
 
 
-def test_a_program_that_is_killed_from_outside_twice_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sure.grade_many
+def test_programs_whose_sandbox_is_killed_are_none_and_the_next_batch_finds_a_new_one() -> None:
+    slow = "import time\ntime.sleep(0.3)\n"
+    right, wrong = answer(f"{slow}print(sum(map(int, input().split())))"), answer(f"{slow}print(3)")
+    with killing(os.getpid()) as killed:
+        given, tools = scores(right, wrong, "no program")
+    assert killed and given == [None, None, 0.0], "nothing is known of programs that were killed from outside, not even of wrong ones"
+    assert tools.counts["verdicts/unknown"] + tools.counts["execution/unavailable"] == 2 and tools.sandbox_failure
+    assert scores(right, wrong, "no program")[0] == [1.0, 0.0, 0.0]
 
-    def outage(jobs: Any, limits: Any, *, workers: int) -> list[sandbox.Verdict]:
-        return [
-            replace(verdict, status="unknown") if "killed" in job[0] else verdict
-            for job, verdict in zip(jobs, real(jobs, limits, workers=workers), strict=True)
-        ]
 
-    monkeypatch.setattr(sure, "grade_many", outage)
-    given, tools = scores(answer("print(3)  # killed"), answer("print(3)"))
-    assert given == [None, 0.0] and tools.counts["verdicts/unknown"] == 1
+def test_killing_now_and_then_makes_no_zero_of_a_right_program() -> None:
+    programs = [answer(f"import time\ntime.sleep(0.02)\nprint(sum(map(int, input().split())))  # {number}") for number in range(10)]
+    wrong = [answer(f"print({number})") for number in range(10, 20)]
+    for _ in range(2):
+        with killing(os.getpid(), every_seconds=0.15) as killed:
+            given, _ = scores(*programs, *wrong)
+        assert killed and set(given[:10]) <= {1.0, None} and set(given[10:]) <= {0.0, None}
 
 
 def test_sleeping_does_not_escape_a_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +95,7 @@ def test_sleeping_does_not_escape_a_zero(monkeypatch: pytest.MonkeyPatch) -> Non
     given, tools = scores(sleeps, slow, tests=TESTS[:1])
     assert given == [0.0, 1.0] and tools.counts["verdicts/stalled"] == 1
     monkeypatch.setattr(sure.os, "getloadavg", lambda: (1000.0, 1000.0, 1000.0))
+    monkeypatch.setattr(sure, "_idle_ticks", lambda: (0, 0))  # and none of it idle
     assert scores(sleeps)[0] == [None], "an overloaded machine says nothing of a program"
 
 
@@ -122,13 +131,67 @@ def test_only_programs_that_passed_are_looked_at() -> None:
     assert tools.counts["passed/literal"] == 1 and tools.counts["passed/unparsed"] == 0
 
 
-def test_a_sandbox_that_is_away_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(*_: Any, **__: Any) -> list[sandbox.Verdict]:
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A sandbox that does not start where a batch holds a program with the word `lost`; the sizes of the batches that it was given."""
+    real, sizes = sandbox.grade_surely, list[int]()
+
+    def grade_surely(jobs: Sequence[sandbox.Job], **settings: Any) -> list[sandbox.Settled]:
+        sizes.append(len(jobs))
+        if any("lost" in job.program for job in jobs):
+            raise SandboxUnavailable("cannot start an isolated interpreter")
+        return real(jobs, **settings)
+
+    monkeypatch.setattr(sandbox, "grade_surely", grade_surely)
+    return sizes
+
+
+def test_a_sandbox_that_does_not_start_costs_only_the_scores_it_took_along(lost: list[int]) -> None:
+    right, wrong = answer("print(sum(map(int, input().split())))"), answer("print(3)")
+    given, tools = scores(right, answer("print(3)  # lost"), wrong, "no program", answer("print(3)  # lost"))
+    assert given == [1.0, None, 0.0, 0.0, None]
+    assert tools.counts["execution/unavailable"] == 2 and tools.counts["verdicts/passed"] == 1
+    assert tools.sandbox_failure == "cannot start an isolated interpreter"
+
+
+def test_a_sandbox_that_is_gone_is_not_tried_for_each_program(lost: list[int]) -> None:
+    given, tools = scores(*(answer(f"print({number})  # lost") for number in range(40)))
+    assert given == [None] * 40 and tools.counts["execution/unavailable"] == 40
+    assert lost == [40, 1, 1, 1]
+
+
+def test_a_machine_that_cannot_isolate_ends_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> sandbox.Isolation:
         raise SandboxUnavailable("no adequate isolation")
 
-    monkeypatch.setattr(sure, "grade_many", away)
+    monkeypatch.setattr(sandbox, "probe", refuse)
     with pytest.raises(SandboxUnavailable):
         scores(answer("print(3)"))
+
+
+@pytest.mark.parametrize(
+    ("text", "earned"),
+    [
+        (answer("print(sum(map(int, input().split())))"), 1.0),
+        (answer("print(10)"), 0.5),  # fails the first test, passes the second
+        (answer("print('nothing')"), 0.0),
+        (answer("print(3)\nassert input() == '1 2'"), 0.5),
+        ("no program", 0.0),
+    ],
+)
+def test_a_fraction_counts_every_test(text: str, earned: float) -> None:
+    tools = Tools(FORMAT, execution_reward="fraction")
+    assert execution([Sample(text, FORMAT, TESTS)], tools) == [earned]
+
+
+def test_decimals_are_compared_as_the_statement_asks() -> None:
+    tests = (TestCase("", "3.14159\n"),)
+
+    def earned(statement: str | None) -> list[float | None]:
+        return execution([Sample(answer("print(3.141)"), FORMAT, tests, statement=statement)], Tools(FORMAT))
+
+    assert earned("Print pi. Your answer is correct if its absolute error does not exceed 1e-3.") == [1.0]
+    assert earned("Print pi.") == earned(None) == [0.0]
 
 
 def test_tests_arrive_as_json_or_as_rows() -> None:

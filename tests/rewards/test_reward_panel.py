@@ -18,7 +18,6 @@ from gwen25.config import GrpoConfig, JudgeConfig
 from gwen25.errors import BadInput, JudgeUnavailable, SandboxUnavailable, Unavailable
 from gwen25.rewards.judge import Judge
 from gwen25.rewards.panel import Panel, _Scored
-from gwen25.sandbox import sure
 from tests.rewards.judging_service import Reply, Service
 
 FORMAT = FORMATS["chatml-think"]
@@ -110,6 +109,21 @@ def test_policy_group_takes_correctness_from_the_whole_group_and_no_other(servic
 
 
 @pytest.mark.usefixtures("isolation")
+def test_shuffled_rewards_stay_in_their_group_and_tell_nothing(service: Service, tmp_path: Path) -> None:
+    service.reply = by_the_code
+    scores = [0.0, 0.1, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9]
+
+    def dealt(seed: int) -> list[float | None]:
+        return call(panel(service, tmp_path, num_generations=4, shuffle_rewards=True, seed=seed), judged(*scores))["judge"]
+
+    seen = [dealt(seed) for seed in range(20)]
+    for found in seen:
+        assert sorted(map(float, found[:4])) == scores[:4] and sorted(map(float, found[4:])) == scores[4:]
+    assert dealt(3) == seen[3], "the same run deals the same way"
+    means = [statistics.fmean(float(found[at]) for found in seen) for at in range(4)]
+    assert all(0.05 < mean < 0.25 for mean in means), "no place keeps its own reward: the mean of each is 0.15"
+
+
 @pytest.mark.parametrize("allowed", [False, True])
 def test_rows_that_nothing_can_judge_teach_form_only_where_that_is_allowed(tmp_path: Path, allowed: bool) -> None:
     table = call(
@@ -173,14 +187,34 @@ def test_a_run_shorter_than_the_window_is_checked_at_its_end(service: Service, t
         this.check(last=True)
 
 
-def test_without_a_judge_low_coverage_is_the_sandboxs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(jobs: Any, limits: Any, *, workers: int) -> list[sandbox.Verdict]:
-        return [sandbox.Verdict("unknown", 0, 0, 1, 0.0, 0.0, None, "", "") for _ in jobs]
+def _gone(*_: Any, **__: Any) -> list[sandbox.Settled]:
+    raise SandboxUnavailable("cannot start an isolated interpreter")
 
-    monkeypatch.setattr(sure, "grade_many", lost)
-    with pytest.raises(Unavailable, match="known for 0 of the last 2") as caught:
-        call(panel(None, tmp_path, coverage_window=1), [answer(RIGHT), answer(WRONG)], tests_json=[TESTS] * 2)
+
+@pytest.mark.usefixtures("isolation")
+@pytest.mark.parametrize("least", [0.8, 0.0])
+def test_a_sandbox_that_stays_away_ends_the_run_even_where_no_coverage_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float
+) -> None:
+    this = panel(None, tmp_path, coverage_window=4, min_reward_coverage=least)
+    answers = [answer(RIGHT), answer(WRONG)]
+    call(this, answers, tests_json=[TESTS] * 2)
+    monkeypatch.setattr(sandbox, "grade_surely", _gone)
+    with pytest.raises(Unavailable, match=r"known for \d of the last \d .*cannot start an isolated interpreter") as caught:
+        for _ in range(5):
+            assert call(this, answers, tests_json=[TESTS] * 2)["execution"] == [None, None]
     assert not isinstance(caught.value, JudgeUnavailable)
+    lost = 2 if least else 8  # of 4 batches, 3 can no longer reach 0.8; a window of nothing needs all 4
+    assert this.metrics()["execution/unavailable"] == this.metrics()["unknown/execution"] == lost
+
+
+@pytest.mark.usefixtures("isolation")
+def test_a_run_of_which_nothing_is_known_fails_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "grade_surely", _gone)
+    this = panel(None, tmp_path, min_reward_coverage=0)
+    call(this, [answer(RIGHT)], tests_json=[TESTS])
+    with pytest.raises(Unavailable):
+        this.check(last=True)
 
 
 def test_a_row_without_a_statement_cannot_be_judged(service: Service, tmp_path: Path) -> None:

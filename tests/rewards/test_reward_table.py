@@ -23,6 +23,14 @@ def test_without_a_key_the_judge_is_left_out_aloud() -> None:
     assert identities(GrpoConfig())["judge"] is None
 
 
+def test_a_fraction_of_the_tests_is_warned_of() -> None:
+    said: list[str] = []
+    active(GrpoConfig(rewards=("execution",), execution_reward="fraction"), said.append)
+    assert len(said) == 1 and "execution_reward=fraction" in said[0]
+    active(GrpoConfig(rewards=("judge", "format_exact"), execution_reward="fraction", allow_format_only=True), said.append)
+    assert "judge" in said[1] and len(said) == 2, "where execution does not run there is nothing to warn of"
+
+
 def test_with_a_key_the_judge_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     without = identities(GrpoConfig())
     monkeypatch.setenv("GEMINI_API_KEY", KEY)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gwen25.data import TestCase
-from gwen25.errors import BadInput
-from gwen25.sandbox import Limits, Verdict, grade, grade_many
+from gwen25.errors import BadInput, SandboxUnavailable
+from gwen25.sandbox import Limits, Verdict, grade, grade_many, pool, probe
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=20)
 
@@ -238,6 +241,9 @@ def test_the_program_sees_nothing_of_the_sandbox() -> None:
 def test_numpy_where_the_interpreter_has_it() -> None:
     pytest.importorskip("numpy")
     assert run("import numpy as np; print((np.eye(50) @ np.ones(50)).sum())", "", "50.0").passed
+    verdict = run("import sys; print('numpy' in sys.modules, end=' '); import numpy as np; print(np.arange(3).sum())", "", "True 3")
+    assert verdict.passed and verdict.cpu_seconds < 0.03, "it is there before the program is: an import of its own takes 90 ms"
+    assert run("import sys; print('num' + 'py' in sys.modules)", "", "False").passed
 
 
 # Functions
@@ -347,3 +353,50 @@ def test_many_raise_what_one_raises() -> None:
     with pytest.raises(BadInput):
         grade_many([], QUICK, workers=0)
     assert grade_many([], QUICK, workers=1) == []
+
+
+def test_an_error_does_not_wait_for_the_programs_under_way() -> None:
+    """The second job's tests are no tests; the first would sleep for a minute."""
+    started = time.monotonic()
+    with pytest.raises(BadInput):
+        grade_many([("import time; time.sleep(50)", [TestCase("", "")], None), ("", [], None)], workers=2)
+    assert time.monotonic() - started < 20
+
+
+def _kill_all_under_way() -> None:
+    for slot in list(pool._pool()._busy):
+        slot.kill()
+
+
+def test_an_interrupt_ends_the_programs_of_its_caller_alone() -> None:
+    mine, other = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(2) as threads:
+        runners = [pool.Runner(b"import time; time.sleep(2); print(8)", Limits(), probe(), None, stop) for stop in (mine, other)]
+        futures = [threads.submit(_answer, runner) for runner in runners]
+        time.sleep(1)  # both zygotes are up and both programs under way by then: a start takes 0.1 s
+        started = time.monotonic()
+        pool.interrupt(mine)
+        with pytest.raises(SandboxUnavailable, match="interrupted"):
+            futures[0].result()
+        assert time.monotonic() - started < 0.9 and futures[1].result() == b"8\n"
+
+
+def _answer(runner: pool.Runner) -> bytes:
+    with runner as run:
+        return run(b"").answer
+
+
+def test_a_program_whose_zygote_is_killed_is_run_again() -> None:
+    """Once; a second time nothing is known of it."""
+    program = "import time; time.sleep({}); print(8)"
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(run, program.format(3), "", "8")
+        time.sleep(1)  # it is under way: a start takes 0.1 s, the program 3 s
+        _kill_all_under_way()
+        assert future.result().passed
+        future = threads.submit(run, program.format(10), "", "8")
+        for _ in range(2):
+            time.sleep(1.5)
+            _kill_all_under_way()
+        verdict = future.result()
+    assert (verdict.status, verdict.hung) == ("unknown", False) and "killed from outside" in verdict.stderr

@@ -19,7 +19,7 @@ def jobs(folder: Path, name: str) -> dict[str, Job]:
     found = {}
     for _, row in read_jsonl(path):
         tests = [TestCase(test["input"], test["output"], test["testtype"]) for test in row["tests"]]
-        found[row["id"]] = (row["solution"], tests, row.get("func_name") or None)
+        found[row["id"]] = Job(row["solution"], tests, row.get("func_name") or None)
     return found
 
 
@@ -34,7 +34,7 @@ def test_a_sample(shared_data: Path, name: str) -> None:
     assert failures(dict(list(known.items())[:: len(known) // 30])) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # some 800 programs: seconds on an idle machine, a minute on a busy one
 @pytest.mark.parametrize("name", FILES)
 def test_all_of_them(shared_data: Path, name: str) -> None:
     assert failures(jobs(shared_data, name)) == {}
@@ -45,6 +45,6 @@ def test_another_problems_solution_is_not_passed(shared_data: Path, name: str) -
     """Each program against another problem's tests of the same kind."""
     known = list(jobs(shared_data, name).values())[:47]
     others = list(zip(known, known[7:], strict=False))  # next to it may be the same problem with smaller numbers
-    swapped = [(a[0], b[1], b[2]) for a, b in others if a[2] is None and b[2] is None]
-    swapped += [(a[0].replace(a[2], b[2]), b[1], b[2]) for a, b in others if a[2] and b[2]]
+    swapped = [b._replace(program=a.program) for a, b in others if not a.func_name and not b.func_name]
+    swapped += [b._replace(program=a.program.replace(a.func_name, b.func_name)) for a, b in others if a.func_name and b.func_name]
     assert swapped and not any(verdict.passed for verdict in grade_many(swapped, workers=2))

@@ -1,0 +1,173 @@
+"""Does training teach the real SmolLM2-135M anything? The whole experiment, through the flow: `make learn`.
+
+    python -m bench.learn --seeds 0 1 2 --out build/learn        about 40 minutes a seed on two idle cores, the control in it
+    python -m bench.learn --profile smoke --seeds 0 --out DIR    the same on the tiny model: minutes, and it learns nothing
+
+For each seed: SFT on the `sft` families, GRPO by execution on the `grpo` families with some of the former mixed in, and a control, the
+same GRPO with its rewards shuffled. Base, SFT, GRPO and control answer the same held-out wordings of all three groups, four samples at
+temperature 0.7 and one greedy. Every step is a node of the store: a run that was cut off goes on, and a second one is read, not made.
+
+Writes results.json and report.md. Not here: the families (`families`), their tests (`tasks`), the arithmetic and the tables (`table`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench import machine
+from bench.learn import table, tasks
+from bench.learn.families import GROUPS
+from gwen25.artifacts import Artifact, Manifest
+from gwen25.errors import BadInput, Gwen25Error
+
+HELDOUT: Final = 66  # problems of each group
+REPLAY: Final = 3  # every third wording that SFT was taught is a problem of GRPO too, a quarter of all: without any, GRPO unlearned a fifth
+SAMPLED: Final = {"evaluate.n": 4, "evaluate.temperature": 0.7, "evaluate.top_p": 1.0}
+BASE: Final = {"evaluate.prompt": "both", "evaluate.max_tokens": 200}  # it talks before it answers; zero-shot, and after a worked example
+GREEDY: Final = {"evaluate.n": 1, "evaluate.temperature": 0}
+# What differs from the cpu profile. Answers are programs of two to five lines, 25 tokens in the median.
+SETTINGS: Final[dict[str, Any]] = {
+    "dataset.target": "solution",
+    "dataset.max_samples": None,
+    "dataset.verify_solutions": False,  # the rows' programs are ours; their statements hold no examples
+    "dataset.heldout_fraction": 0.02,
+    "dataset.max_length": 192,
+    "dataset.max_prompt_length": 128,
+    "sft.max_length": 192,
+    "sft.num_train_epochs": 1.5,
+    "sft.per_device_train_batch_size": 8,
+    "sft.gradient_accumulation_steps": 1,
+    "sft.lr_scheduler_type": "cosine",
+    "sft.save_steps": 25,
+    "grpo.learning_rate": 8e-5,
+    "grpo.per_device_train_batch_size": 16,
+    "grpo.gradient_accumulation_steps": 2,
+    "grpo.num_generations": 8,
+    "grpo.max_steps": 20,
+    "grpo.warmup_steps": 2,
+    "grpo.beta": 0.04,
+    "grpo.temperature": 1.0,
+    "grpo.max_completion_length": 64,
+    "grpo.save_steps": 5,
+    "evaluate.max_tokens": 64,
+    "evaluate.batch_size": 64,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        results = _experiment(arguments)
+    except Gwen25Error as error:
+        print(f"learn: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadInput) else 1
+    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    page = table.markdown(results)
+    (arguments.out / "report.md").write_text(page, encoding="utf-8")
+    print(page)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.learn", description="does training teach a small model anything?")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--profile", choices=["cpu", "smoke"], default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("build/learn"), metavar="DIR")
+    parser.add_argument("--no-control", dest="control", action="store_false", help="leave out the run with shuffled rewards")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="SECTION.KEY=JSON", help="one more difference")
+    return parser
+
+
+def _experiment(arguments: argparse.Namespace) -> dict[str, Any]:
+    from flows import server
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    heldout = _heldout(arguments.out)
+    extra = {name: json.loads(value) for name, _, value in (text.partition("=") for text in arguments.sets)}
+    steps: list[dict[str, Any]] = []
+    with server.running():
+        for seed in arguments.seeds:
+            run = _Run(arguments, seed, {**_fitting(arguments.profile), **extra}, heldout, steps)
+            if not steps:  # the base is the same for every seed
+                run.measured({"base": "", "base, one example": "base_prompt"}, "base", BASE)
+            tuned = run.trained({})
+            run.measured({"sft": ""}, f"sft:{tuned['sft'].key}")
+            run.measured({"grpo": ""}, f"grpo:{tuned['grpo'].key}")
+            if arguments.control:
+                control = run.trained({"grpo.shuffle_rewards": True})
+                run.measured({"control": ""}, f"grpo:{control['grpo'].key}")
+    return {"machine": machine.facts(sys.executable), "settings": {**SETTINGS, **extra}, "profile": arguments.profile, "steps": steps}
+
+
+def _fitting(profile: str) -> dict[str, Any]:
+    """The tiny model of the smoke profile knows every statement as three times the tokens, and is to be done in minutes."""
+    if profile == "cpu":
+        return SETTINGS
+    longer = {"dataset.max_length": 512, "dataset.max_prompt_length": 448, "sft.max_length": 512}
+    return {**SETTINGS, **longer, "sft.max_steps": 4, "grpo.max_steps": 2, "evaluate.max_tokens": 16}
+
+
+class _Run:
+    """One seed. `steps` gets a row for each model measured."""
+
+    def __init__(self, arguments: argparse.Namespace, seed: int, settings: Mapping[str, Any], heldout: Path, steps: list[dict[str, Any]]):
+        self.profile, self.seed, self.steps = arguments.profile, seed, steps
+        problems = list(tasks.grpo_problems(seed))
+        replay = list(tasks.replay_problems(seed))[::REPLAY]
+        rows = _write(arguments.out / f"rows-{seed}.jsonl", tasks.sft_rows(seed))
+        mixed = _write(arguments.out / f"problems-{seed}.jsonl", [*problems, *replay])
+        self.settings = {**settings, "seed": seed, "dataset.source": str(rows), "dataset.grpo_source": str(mixed)}
+        self.asked = {"evaluate.problems": str(heldout)}
+
+    def trained(self, differences: Mapping[str, Any]) -> dict[str, Artifact]:
+        from flows.finetune import finetune
+
+        state = finetune(
+            profile=self.profile, recipe="reference", overrides={**self.settings, **differences}, until="grpo", return_state=True
+        )
+        return _outcome(state)
+
+    def measured(self, parts: Mapping[str, str], model: str, how: Mapping[str, Any] | None = None) -> None:
+        """Answer the held-out wordings, sampled and greedy. `parts`: name -> folder of the report; each is a row of `steps`."""
+        from flows.evaluate import evaluate
+
+        for label, sampling in (("sampled", SAMPLED), ("greedy", GREEDY)):
+            overrides = {**self.settings, **self.asked, **sampling, **(how or {})}
+            artifact = _outcome(evaluate(model=model, profile=self.profile, overrides=overrides, return_state=True))["evaluate"]
+            seconds = Manifest.read(artifact.path).provenance["seconds"]
+            for name, folder in parts.items():
+                report = json.loads((artifact.payload / folder / "report.json").read_text(encoding="utf-8"))
+                passes = {each["question_id"]: [each["c"], each["n"]] for each in report["rows"]}
+                row = {"seed": self.seed, "model": name, "sampling": label, "seconds": seconds, "artifact": artifact.key}
+                self.steps.append({**row, "passes": passes})
+
+
+def _outcome(state: Any) -> dict[str, Artifact]:
+    outcome = state.result(raise_on_failure=False)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    artifacts: dict[str, Artifact] = outcome.artifacts
+    return artifacts
+
+
+def _heldout(out: Path) -> Path:
+    """The held-out wordings of all groups: first one of each family, then the second, until there are enough."""
+    rows: list[dict[str, Any]] = []
+    for group in GROUPS:
+        found = sorted(tasks.heldout_problems(group), key=lambda row: str(row["question_id"]).rpartition("-")[2])
+        rows += found[:HELDOUT]
+    return _write(out / "heldout.jsonl", rows)
+
+
+def _write(file: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file.absolute()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
