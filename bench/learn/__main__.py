@@ -6,6 +6,7 @@
 For each seed: SFT on the `sft` families, GRPO by execution on the `grpo` families with some of the former mixed in, and a control, the
 same GRPO with its rewards shuffled. Base, SFT, GRPO and control answer the same held-out wordings of all three groups, four samples at
 temperature 0.7 and one greedy. Every step is a node of the store: a run that was cut off goes on, and a second one is read, not made.
+A seed takes the better part of an hour: `--known results.json` adds those of another day or machine, of the same settings.
 
 Writes results.json and report.md. Not here: the families (`families`), their tests (`tasks`), the arithmetic and the tables (`table`).
 """
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--profile", choices=["cpu", "smoke"], default="cpu")
     parser.add_argument("--out", type=Path, default=Path("build/learn"), metavar="DIR")
+    parser.add_argument("--known", type=Path, metavar="FILE", help="results.json of other seeds, to be told beside these")
     parser.add_argument("--no-control", dest="control", action="store_false", help="leave out the run with shuffled rewards")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="SECTION.KEY=JSON", help="one more difference")
     return parser
@@ -89,11 +91,12 @@ def _experiment(arguments: argparse.Namespace) -> dict[str, Any]:
     arguments.out.mkdir(parents=True, exist_ok=True)
     heldout = _heldout(arguments.out)
     extra = {name: json.loads(value) for name, _, value in (text.partition("=") for text in arguments.sets)}
-    steps: list[dict[str, Any]] = []
+    told = {"settings": {**SETTINGS, **extra}, "profile": arguments.profile}
+    steps = _known(arguments.known, told, arguments.seeds)
     with server.running():
         for seed in arguments.seeds:
             run = _Run(arguments, seed, {**_fitting(arguments.profile), **extra}, heldout, steps)
-            if not steps:  # the base is the same for every seed
+            if not any(step["model"] == "base" for step in steps):  # the base is the same for every seed
                 run.measured({"base": "", "base, one example": "base_prompt"}, "base", BASE)
             tuned = run.trained({})
             run.measured({"sft": ""}, f"sft:{tuned['sft'].key}")
@@ -101,7 +104,26 @@ def _experiment(arguments: argparse.Namespace) -> dict[str, Any]:
             if arguments.control:
                 control = run.trained({"grpo.shuffle_rewards": True})
                 run.measured({"control": ""}, f"grpo:{control['grpo'].key}")
-    return {"machine": machine.facts(sys.executable), "settings": {**SETTINGS, **extra}, "profile": arguments.profile, "steps": steps}
+    return {"machine": machine.facts(sys.executable), **told, "steps": steps}
+
+
+def _known(file: Path | None, told: Mapping[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """The steps of another results.json. Raises BadInput where its settings or held-out answers could not stand in one table with ours."""
+    if file is None:
+        return []
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        steps: list[dict[str, Any]] = results["steps"]
+        theirs = {name: results[name] for name in told}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file}: not a results.json of this experiment ({type(error).__name__}: {error})") from error
+    if theirs != told:
+        differ = [name for name in told["settings"] if theirs["settings"].get(name) != told["settings"][name]]
+        what = ", ".join(differ) or "another profile"
+        raise BadInput(f"{file}: made with other settings ({what}); give its --profile and --set, or leave it out")
+    if twice := sorted({step["seed"] for step in steps if step["model"] != "base"} & set(seeds)):
+        raise BadInput(f"{file} holds seed {twice[0]} already; leave it out of --seeds")
+    return steps
 
 
 def _fitting(profile: str) -> dict[str, Any]:

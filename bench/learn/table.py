@@ -89,7 +89,7 @@ def _cell(found: tuple[float, float, float, int] | None) -> str:
 def _by_seed(steps: Steps, seeds: Sequence[int]) -> str:
     lines = ["| seed | from, to | " + " | ".join(GROUPS) + " |", "|---|---|" + "---:|" * len(GROUPS)]
     for seed in seeds:
-        own = [step for step in steps if step["seed"] == seed]
+        own = [step for step in steps if step["seed"] == seed or step["model"].startswith("base")]  # the base has no seed of its own
         for before, after in PAIRS:
             cells = [_cell(difference(rates(own, before, "sampled", group), rates(own, after, "sampled", group))) for group in GROUPS]
             lines.append(f"| {seed} | {before} -> {after} | " + " | ".join(cells) + " |")

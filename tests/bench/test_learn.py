@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.learn import __main__ as learn
 from bench.learn import table, tasks
 from bench.learn.families import FAMILIES, GROUPS
 from gwen25 import sandbox
 from gwen25.benchmarks.problems import problem_of
-from gwen25.errors import SandboxUnavailable
+from gwen25.errors import BadInput, SandboxUnavailable
 
 
 def test_there_are_enough_families_of_each_group_and_no_task_twice() -> None:
@@ -86,3 +87,18 @@ def test_differences_are_over_families_and_a_missing_model_is_not_measured(tmp_p
     page = table.markdown({"steps": steps, "machine": {"cpu": "x"}, "profile": "cpu", "settings": {}})
     assert "| sft -> grpo | not measured | +50.0 (" in page
     assert "| control | not measured | not measured | not measured |" in page
+
+
+def test_seeds_of_another_day_are_added_where_they_can_stand_beside(tmp_path: Path) -> None:
+    told = {"settings": {**learn.SETTINGS}, "profile": "cpu"}
+    steps = [{"seed": 0, "model": model} for model in ("base", "sft")]
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({**told, "machine": {}, "steps": steps}))
+    assert learn._known(file, told, [1, 2]) == steps and learn._known(None, told, [0]) == []
+    with pytest.raises(BadInput, match="holds seed 0 already"):
+        learn._known(file, told, [0, 1])
+    with pytest.raises(BadInput, match=r"other settings \(grpo.beta\)"):
+        learn._known(file, {**told, "settings": {**learn.SETTINGS, "grpo.beta": 0.1}}, [1])
+    file.write_text("[]")
+    with pytest.raises(BadInput, match="not a results.json"):
+        learn._known(file, told, [1])
