@@ -100,5 +100,5 @@ def test_seeds_of_another_day_are_added_where_they_can_stand_beside(tmp_path: Pa
     with pytest.raises(BadInput, match=r"other settings \(grpo.beta\)"):
         learn._known(file, {**told, "settings": {**learn.SETTINGS, "grpo.beta": 0.1}}, [1])
     file.write_text("[]")
-    with pytest.raises(BadInput, match="not a results.json"):
+    with pytest.raises(BadInput, match=r"not a results\.json"):
         learn._known(file, told, [1])
