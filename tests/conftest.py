@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gwen25 import child
 
 REPOSITORY = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, as it is imported
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would every process started here
 
 
 @pytest.fixture(autouse=True)
