@@ -1,6 +1,6 @@
 """Does training teach the real SmolLM2-135M anything? The whole experiment, through the flow: `make learn`.
 
-    python -m bench.learn --seeds 0 1 2 --out build/learn        about 40 minutes a seed on two idle cores, the control in it
+    python -m bench.learn --seeds 0 1 2 --out build/learn        two idle cores: about 45 minutes a seed, its control in it, and 45 for the base
     python -m bench.learn --profile smoke --seeds 0 --out DIR    the same on the tiny model: minutes, and it learns nothing
 
 For each seed: SFT on the `sft` families, GRPO by execution on the `grpo` families with some of the former mixed in, and a control, the
@@ -96,14 +96,14 @@ def _experiment(arguments: argparse.Namespace) -> dict[str, Any]:
     with server.running():
         for seed in arguments.seeds:
             run = _Run(arguments, seed, {**_fitting(arguments.profile), **extra}, heldout, steps)
-            if not any(step["model"] == "base" for step in steps):  # the base is the same for every seed
-                run.measured({"base": "", "base, one example": "base_prompt"}, "base", BASE)
             tuned = run.trained({})
             run.measured({"sft": ""}, f"sft:{tuned['sft'].key}")
             run.measured({"grpo": ""}, f"grpo:{tuned['grpo'].key}")
             if arguments.control:
                 control = run.trained({"grpo.shuffle_rewards": True})
                 run.measured({"control": ""}, f"grpo:{control['grpo'].key}")
+        if not any(step["model"] == "base" for step in steps):  # the same for every seed; last, for it talks longer than all others
+            run.measured({"base": "", "base, one example": "base_prompt"}, "base", BASE)
     return {"machine": machine.facts(sys.executable), **told, "steps": steps}
 
 

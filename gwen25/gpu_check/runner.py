@@ -24,6 +24,7 @@ from gwen25.gpu_check import Outcome, Row, Setting
 from gwen25.job import Redactor, write_json
 
 GRACE_SECONDS: Final = 1  # nothing here is worth a checkpoint
+OUTCOME: Final = "outcome.json"
 TAIL: Final = 300  # characters of a dead row's last words
 
 
@@ -63,9 +64,9 @@ def missing(row: Row, setting: Setting) -> str | None:
 
 def attempt(row: Row, setting: Setting, seconds: float) -> Outcome:
     """Run one row in a process under the supervisor, so that all it starts ends with it."""
-    place = Path(setting.folder) / row.name.replace(", ", "-").replace(" ", "-")
-    place.mkdir(parents=True, exist_ok=True)
-    request, out, log = place / "request.json", place / "outcome.json", place / "log.txt"
+    folder = Path(setting.folder) / place(row.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    request, out, log = folder / "request.json", folder / OUTCOME, folder / "log.txt"
     out.unlink(missing_ok=True)
     write_json(request, {"row": asdict(row), "setting": asdict(setting)})
     command = [sys.executable, "-m", "gwen25.gpu_check.child", str(request), str(out)]
@@ -81,6 +82,11 @@ def attempt(row: Row, setting: Setting, seconds: float) -> Outcome:
         finally:
             _end(process)
     return _read(out) or Outcome("failed", f"{_death(status)}; its last words: {_tail(log)}")
+
+
+def place(name: str) -> str:
+    """A row's folder, below the setting's."""
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

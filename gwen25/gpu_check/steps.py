@@ -1,4 +1,4 @@
-"""SFT and GRPO as users run them (`pipelines.sft.run`, `pipelines.grpo.run`), for two steps, with the peak beside the estimate.
+"""SFT and GRPO as users run them (`pipelines.sft.run`, `pipelines.grpo.run`), for a few steps, with the peak beside the estimate.
 
 The config is the profile's; what is changed stands in CHANGED: how many steps, rewards that run no program, and completions short
 enough for the row's limit. The estimate is taken of the same config, so the two can be compared; its CUDA context is left out on
@@ -11,7 +11,9 @@ import json
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,10 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHANGED: Final[dict[str, Any]] = {
-    "sft.max_steps": 2,  # the optimizer's moments are there from the second on
+    "sft.max_steps": 3,  # the optimizer's moments are there from the second on; the third is timed
     "sft.gradient_accumulation_steps": 1,
     "sft.warmup_steps": 0,
     "sft.save_steps": 1000,
+    "grpo.vllm": "off",  # these rows run in this interpreter; vLLM, in its own, has a row of its own
     "grpo.max_steps": 2,
     "grpo.warmup_steps": 0,
     "grpo.save_steps": 1000,
@@ -69,17 +72,20 @@ def config_of(row: Row, setting: Setting) -> Config:
 def _measured(stage: str, run: Callable[[Job], Result], row: Row, setting: Setting) -> Outcome:
     """Run the stage under the row's cap; its peak, and the estimate's."""
     config = config_of(row, setting)
-    _cap(row, setting)
+    cap(row, setting)
     job = job_of(stage, config, row, setting)
     result = _run(run, job)
-    made = result.facts[stage]
-    if made["steps"] != 2:
-        raise ValueError(f"{made['steps']} steps were made, and 2 are expected")
-    found = _peak(setting)
+    made, wanted = result.facts[stage], config.sft.max_steps if stage == "sft" else config.grpo.max_steps
+    if made["steps"] != wanted:
+        raise ValueError(f"{made['steps']} steps were made, and {wanted} are expected")
+    found = peak(setting)
+    if stage == "sft":  # every row is as long as the others
+        found["tokens_per_second"] = made["tokens"] / made["rows"] * made["effective_batch_size"] / (job.ticks[-1] - job.ticks[-2])
     estimated = fit.peak(config, base.shape(setting), stage)
     expected = estimated.bytes - (terms.CONTEXT if setting.device == "cuda" else 0)
     ratio = found["peak_bytes"] / expected
     told = f"peak {found['peak_bytes'] / 1e9:.2f} GB, estimated {expected / 1e9:.2f} ({estimated.name}): ratio {ratio:.2f}"
+    told += f"; {found['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in found else ""
     numbers = {**found, "estimated_bytes": expected, "estimated_phase": estimated.name, "ratio": ratio, "loss": result.metrics.get("loss")}
     if setting.device == "cuda" and row.cap_gib is not None:
         numbers["cap_bytes"] = row.cap_gib * 2**30
@@ -127,7 +133,7 @@ def _under(row: Row, setting: Setting) -> str:
     return f"; under {row.cap_gib:g} GiB" + ("; attention is fused here, and a T4's is not" if fused else "")
 
 
-def _cap(row: Row, setting: Setting) -> None:
+def cap(row: Row, setting: Setting) -> None:
     """Hold torch to the row's memory, less what the CUDA context takes outside torch."""
     if setting.device == "cpu" or row.cap_gib is None:
         return
@@ -143,7 +149,15 @@ def _cap(row: Row, setting: Setting) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, (cap - terms.CONTEXT) / total))
 
 
-def _peak(setting: Setting) -> dict[str, Any]:
+def wait_for_device(device: str) -> None:
+    """Until the GPU has done what it was given: a step returns before."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def peak(setting: Setting) -> dict[str, Any]:
     """Of torch's allocator on a GPU, of the process on a CPU."""
     if setting.device == "cpu":
         return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
@@ -155,7 +169,19 @@ def _peak(setting: Setting) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------------- the job
 
 
-def job_of(stage: str, config: Config, row: Row, setting: Setting) -> Job:
+@dataclass(frozen=True)
+class TimedJob(Job):
+    """A Job that looks at the clock as each step ends."""
+
+    ticks: list[float] = field(default_factory=list)
+    device: str = "cpu"
+
+    def progress(self, step: int, total: int | None, **metrics: float | int | str | None) -> None:
+        wait_for_device(self.device)
+        self.ticks.append(time.monotonic())
+
+
+def job_of(stage: str, config: Config, row: Row, setting: Setting) -> TimedJob:
     """The stage's Job, as `stage.launch` would make it of a store that holds its inputs."""
     from gwen25 import modeling
 
@@ -172,7 +198,8 @@ def job_of(stage: str, config: Config, row: Row, setting: Setting) -> Job:
     externals = {**pinned, "rewards": {"active": list(config.grpo.rewards), "judge": None}}
     section = config.sft if stage == "sft" else config.grpo
     batch = section.per_device_train_batch_size
-    return Job(stage, "-", section, inputs, externals, {"base_model": str(directory)}, config.runtime, batch, work)
+    located = {"base_model": str(directory)}
+    return TimedJob(stage, "-", section, inputs, externals, located, config.runtime, batch, work, device=setting.device)
 
 
 def _rows(folder: Path, config: Config, tokenizer: PreTrainedTokenizerBase, format: ChatFormat) -> Input:
