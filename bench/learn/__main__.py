@@ -1,6 +1,6 @@
 """Does training teach the real SmolLM2-135M anything? The whole experiment, through the flow: `make learn`.
 
-    python -m bench.learn --seeds 0 1 2 --out build/learn        two idle cores: about 45 minutes a seed, its control in it, and 45 for the base
+    python -m bench.learn --seeds 0 1 2 --out build/learn  two idle cores: 45 minutes a seed with its control, and 45 for the base
     python -m bench.learn --profile smoke --seeds 0 --out DIR    the same on the tiny model: minutes, and it learns nothing
 
 For each seed: SFT on the `sft` families, GRPO by execution on the `grpo` families with some of the former mixed in, and a control, the
