@@ -1,6 +1,6 @@
 """Does training teach the real SmolLM2-135M anything? The whole experiment, through the flow: `make learn`.
 
-    python -m bench.learn --seeds 0 1 2 --out build/learn  two idle cores: 45 minutes a seed with its control, and 45 for the base
+    python -m bench.learn --seeds 0 1 2 --out build/learn  two idle cores: an hour and more a seed with its control, and one for the base
     python -m bench.learn --profile smoke --seeds 0 --out DIR    the same on the tiny model: minutes, and it learns nothing
 
 For each seed: SFT on the `sft` families, GRPO by execution on the `grpo` families with some of the former mixed in, and a control, the
@@ -63,15 +63,18 @@ SETTINGS: Final[dict[str, Any]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        results = _experiment(arguments)
+        _experiment(arguments)
     except Gwen25Error as error:
         print(f"learn: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadInput) else 1
-    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    page = table.markdown(results)
-    (arguments.out / "report.md").write_text(page, encoding="utf-8")
-    print(page)
+    print((arguments.out / "report.md").read_text(encoding="utf-8"))
     return 0
+
+
+def _tell(out: Path, results: Mapping[str, Any]) -> None:
+    """Both files, after each model: whoever ends an experiment of hours early keeps what was measured."""
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (out / "report.md").write_text(table.markdown(results), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _experiment(arguments: argparse.Namespace) -> dict[str, Any]:
+def _experiment(arguments: argparse.Namespace) -> None:
     from flows import server
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -93,9 +96,10 @@ def _experiment(arguments: argparse.Namespace) -> dict[str, Any]:
     extra = {name: json.loads(value) for name, _, value in (text.partition("=") for text in arguments.sets)}
     told = {"settings": {**SETTINGS, **extra}, "profile": arguments.profile}
     steps = _known(arguments.known, told, arguments.seeds)
+    results = {"machine": machine.facts(sys.executable), **told, "steps": steps}
     with server.running():
         for seed in arguments.seeds:
-            run = _Run(arguments, seed, {**_fitting(arguments.profile), **extra}, heldout, steps)
+            run = _Run(arguments, seed, {**_fitting(arguments.profile), **extra}, heldout, results)
             tuned = run.trained({})
             run.measured({"sft": ""}, f"sft:{tuned['sft'].key}")
             run.measured({"grpo": ""}, f"grpo:{tuned['grpo'].key}")
@@ -104,7 +108,6 @@ def _experiment(arguments: argparse.Namespace) -> dict[str, Any]:
                 run.measured({"control": ""}, f"grpo:{control['grpo'].key}")
         if not any(step["model"] == "base" for step in steps):  # the same for every seed; last, for it talks longer than all others
             run.measured({"base": "", "base, one example": "base_prompt"}, "base", BASE)
-    return {"machine": machine.facts(sys.executable), **told, "steps": steps}
 
 
 def _known(file: Path | None, told: Mapping[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -135,10 +138,10 @@ def _fitting(profile: str) -> dict[str, Any]:
 
 
 class _Run:
-    """One seed. `steps` gets a row for each model measured."""
+    """One seed. `results["steps"]` gets a row for each model measured, and the files are written anew."""
 
-    def __init__(self, arguments: argparse.Namespace, seed: int, settings: Mapping[str, Any], heldout: Path, steps: list[dict[str, Any]]):
-        self.profile, self.seed, self.steps = arguments.profile, seed, steps
+    def __init__(self, arguments: argparse.Namespace, seed: int, settings: Mapping[str, Any], heldout: Path, results: dict[str, Any]):
+        self.profile, self.seed, self.out, self.results = arguments.profile, seed, arguments.out, results
         problems = list(tasks.grpo_problems(seed))
         replay = list(tasks.replay_problems(seed))[::REPLAY]
         rows = _write(arguments.out / f"rows-{seed}.jsonl", tasks.sft_rows(seed))
@@ -166,7 +169,8 @@ class _Run:
                 report = json.loads((artifact.payload / folder / "report.json").read_text(encoding="utf-8"))
                 passes = {each["question_id"]: [each["c"], each["n"]] for each in report["rows"]}
                 row = {"seed": self.seed, "model": name, "sampling": label, "seconds": seconds, "artifact": artifact.key}
-                self.steps.append({**row, "passes": passes})
+                self.results["steps"].append({**row, "passes": passes})
+            _tell(self.out, self.results)
 
 
 def _outcome(state: Any) -> dict[str, Artifact]:
