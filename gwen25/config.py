@@ -128,10 +128,29 @@ class SftConfig(TrainingSection):
     lora_r: int = Field(32, ge=1, description="rank")
     lora_alpha: int = Field(64, ge=1)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
+    packing: bool = Field(
+        False, description="lay whole rows end to end in sequences of max_length tokens, none seeing another: no padding is computed"
+    )
+    use_rslora: bool = Field(False, description="scale the product by lora_alpha / sqrt(rank) instead of lora_alpha / rank")
+    use_dora: bool = Field(False, description="train each weight row's magnitude apart from its direction: slower, more memory")
+    neftune_noise_alpha: float | None = Field(None, gt=0, description="uniform noise on the embeddings in training (NEFTune); 5 is usual")
+    use_kernels: bool = Field(False, description="layers from the hub's kernels where it has them; needs the package kernels, and the hub")
     trainable_chat_tokens: bool = Field(
         False, description="train the embedding rows of <|im_start|> and <|im_end|> too (PEFT's trainable_token_indices)"
     )
+    checkpoint_choice: Literal["last", "heldout_loss", "heldout_execution"] = Field(
+        "last", description="whose adapter is kept: the last step's, or of the checkpoints the one with the best held-out loss or programs"
+    )
+    choice_max_tokens: int = Field(2048, ge=1, description="heldout_execution: tokens of an answer; reasoning takes most of them")
     auto_hparams: bool = Field(False, description="take learning rate, accumulation and warm-up from the data set's size (AUTO_HPARAMS=1)")
+
+    @model_validator(mode="after")
+    def _noise_is_a_rows_own(self) -> Self:
+        if self.packing and self.neftune_noise_alpha is not None:
+            raise ValueError(
+                "sft.neftune_noise_alpha needs sft.packing=false: its noise falls with a sequence's length, and packed rows would get less"
+            )
+        return self
 
 
 class JudgeConfig(Section):
@@ -159,13 +178,30 @@ class GrpoConfig(TrainingSection):
     mask_truncated_completions: bool = Field(True, description="a completion cut by the limit teaches nothing")
     beta: float = Field(0.04, ge=0, description="weight of the KL to the SFT policy; 0 drops it")
     epsilon: float = Field(0.2, gt=0, description="clipping of the probability ratio")
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
+    epsilon_high: float | None = Field(
+        None, gt=0, description="clipping from above; null: as epsilon. DAPO: 0.28; loss_type cispo needs it, for the ratio itself (5.0)"
+    )
+    delta: float | None = Field(None, gt=1, description="two-sided clipping: a ratio above it is cut to it (above 1 + epsilon); null: off")
+    num_iterations: int = Field(1, ge=1, description="optimizer steps taken on the same completions")
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        "token", description="a probability ratio for each token, or one for the sequence (GSPO); loss_type luspo asks for sequence"
+    )
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
+    multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = Field(
+        "sum_then_normalize", description="rewards are summed, then scaled; or each is scaled by itself first (GDPO)"
+    )
+    redraw_zero_spread: int = Field(
+        0, ge=0, description="rounds a step in which groups whose rewards are all alike are replaced by further prompts' (DAPO); 0: none"
+    )
     save_steps: int = Field(1, ge=1, description="optimizer steps between checkpoints; a step on a GPU takes minutes, a checkpoint seconds")
     rewards: tuple[str, ...] = Field(
         ("format_exact", "format_approximate", "execution", "judge"), description="names in gwen25.rewards.REWARDS"
     )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="by name; the rewards' own defaults where absent")
+    soft_punish_cache: int | None = Field(
+        None, ge=1, description="reward overlong: tokens below max_completion_length over which its penalty grows; null: a fifth of it"
+    )
     execution_reward: Literal["all", "fraction"] = Field(
         "all", description="1 where all tests pass, else 0; or the fraction that passes, which pays constant answers too"
     )
@@ -181,6 +217,10 @@ class GrpoConfig(TrainingSection):
     coverage_window: int = Field(10, ge=1, description="optimizer steps over which coverage is taken")
     allow_format_only: bool = Field(False, description="train on format alone where rows have neither tests nor a judge")
     judge: JudgeConfig = JudgeConfig()
+    judge_agreement: int = Field(
+        0, ge=0, description="programs a step that were run and are shown to the judge too, to compare; takes up to half of judge.max_calls"
+    )
+    log_completions_steps: int = Field(5, ge=1, description="optimizer steps between samples: a group's completions with their rewards")
     vllm: Annotated[Literal["off", "colocate", "server"], BeforeValidator(_off)] = Field(
         "off", description="what samples: Transformers (off), vLLM in this process (colocate), or a vLLM server of TRL's (server)"
     )
@@ -190,6 +230,54 @@ class GrpoConfig(TrainingSection):
     vllm_enable_sleep_mode: bool = Field(True, description="colocate: vLLM gives its memory back while the trainer works")
     vllm_max_model_length: int | None = Field(None, ge=16, description="colocate: tokens of prompt and answer; null: of the longest")
     vllm_server_base_url: BaseUrl | None = Field(None, description="server: of `trl vllm-serve`, such as http://127.0.0.1:8000")
+    vllm_importance_sampling_correction: bool = Field(True, description="weigh what vLLM sampled by the trainer's own probabilities")
+    vllm_importance_sampling_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = Field(
+        "sequence_mask", description="a weight for each token or sequence, cut to the two bounds below, or left out beyond them"
+    )
+    vllm_importance_sampling_clip_max: float | None = Field(3.0, gt=0, description="the highest weight; null: none")
+    vllm_importance_sampling_clip_min: float | None = Field(None, gt=0, description="the lowest weight; null: none")
+
+    @model_validator(mode="after")
+    def _trl_can_compute(self) -> Self:
+        """What TRL or its loss would refuse, or quietly do otherwise."""
+        if self.loss_type == "luspo" and self.importance_sampling_level != "sequence":
+            raise ValueError("grpo.loss_type=luspo needs grpo.importance_sampling_level=sequence: it is a loss of whole sequences")
+        if self.delta is not None and self.loss_type in ("cispo", "sapo", "vespo"):
+            raise ValueError(f"grpo.delta does nothing under grpo.loss_type={self.loss_type}, which clips otherwise; set it to null")
+        above = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        if self.loss_type == "cispo" and (self.epsilon_high is None or above < 1):
+            raise ValueError(
+                f"grpo.epsilon_high = {'null' if self.epsilon_high is None else f'{above:g}'} under grpo.loss_type=cispo, which bounds the "
+                "ratio itself by it: set it to at least 1, such as 5.0"
+            )
+        if self.epsilon_high is not None and self.loss_type in ("sapo", "vespo"):
+            raise ValueError(f"grpo.epsilon_high does nothing under grpo.loss_type={self.loss_type}, which clips otherwise; set it to null")
+        if self.delta is not None and self.delta <= 1 + above:
+            raise ValueError(
+                f"grpo.delta = {self.delta:g} must be above 1 + {above:g}, where the ratio is clipped already: "
+                "raise it, or lower grpo.epsilon_high"
+            )
+        if self.loss_type == "vespo" and self.importance_sampling_level == "sequence":
+            raise ValueError(
+                "grpo.loss_type=vespo weighs sequences by itself: grpo.importance_sampling_level=sequence does nothing; set it to token"
+            )
+        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        if low is not None and high is not None and low >= high:
+            raise ValueError(f"grpo.vllm_importance_sampling_clip_min = {low:g} must be below vllm_importance_sampling_clip_max = {high:g}")
+        if low is None and high is None and self.vllm_importance_sampling_mode.endswith("truncate"):
+            raise ValueError(
+                f"grpo.vllm_importance_sampling_mode={self.vllm_importance_sampling_mode} cuts weights to a bound: set "
+                "grpo.vllm_importance_sampling_clip_max or grpo.vllm_importance_sampling_clip_min"
+            )
+        if self.soft_punish_cache is not None and self.soft_punish_cache > self.max_completion_length:
+            raise ValueError(
+                f"grpo.soft_punish_cache = {self.soft_punish_cache} is more than grpo.max_completion_length = {self.max_completion_length}"
+            )
+        if self.soft_punish_cache is not None and "overlong" not in self.rewards:
+            raise ValueError("grpo.soft_punish_cache does nothing without the reward overlong: add it to grpo.rewards, or set it to null")
+        if self.judge_agreement and not {"execution", "judge"} <= set(self.rewards):
+            raise ValueError("grpo.judge_agreement compares two rewards: grpo.rewards must hold both execution and judge")
+        return self
 
     @model_validator(mode="after")
     def _vllm_can_sample(self) -> Self:
@@ -304,11 +392,17 @@ class RuntimeConfig(Section):
     )
     num_threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves its default")
     dataloader_num_workers: int = Field(0, ge=0)
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
+        (), description="trackers that sft and grpo log to beside metrics.jsonl; keys come from the environment (WANDB_API_KEY)"
+    )
     sandbox_workers: int = Field(2, ge=1, description="programs judged at once")
     grace_seconds: float = Field(20, ge=0, description="what a cancelled stage may take to checkpoint")
     timeout_seconds: float | None = Field(None, gt=0, le=31_536_000, description="wall seconds of one stage; null: no bound")
     max_retries: int = Field(3, ge=0, le=20, description="further attempts of a stage that died, ran out of memory or found a service away")
     retry_delay_seconds: float = Field(10, ge=0, description="before the first further attempt; doubled each time")
+    start_as_fitted: bool = Field(
+        True, description="begin with the micro-batch, or what else, that fitted here the last time memory ran out; false: as configured"
+    )
 
 
 class Config(Section):

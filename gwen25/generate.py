@@ -34,6 +34,8 @@ from urllib.parse import urlsplit
 from gwen25.chat import THINK_CLOSE, ChatFormat
 from gwen25.data import Message
 from gwen25.errors import BadInput, Unavailable
+from gwen25.out_of_memory import phase, recognise
+from gwen25.slices import in_slices
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +115,8 @@ def _seed(*parts: object) -> int:
 
 
 class Transformers:
-    """A model directory (or a hub id at a revision), run here by transformers.
+    """A model directory (or a hub id at a revision), run here by transformers. `batch_size` is part of the random numbers; with
+    `at_once` a batch is made in slices of so many rows, to the same answers.
 
     Raises BadInput for what is no model, for a model that lacks the format's end token, and for a GPU that is not there.
     """
@@ -127,6 +130,7 @@ class Transformers:
         device: str = "cuda",
         batch_size: int = 8,
         revision: str | None = None,
+        at_once: int | None = None,
     ):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -137,18 +141,21 @@ class Transformers:
             raise BadInput(f"{model} is not a model directory: it holds no config.json")
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                model,
-                revision=revision,
-                dtype=getattr(torch, dtype),
-                device_map=None if device == "cpu" else {"": device},  # straight there: host memory need not hold the model
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
+            with phase("loading"):
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    model,
+                    revision=revision,
+                    dtype=getattr(torch, dtype),
+                    device_map=None if device == "cpu" else {"": device},  # straight there: host memory need not hold the model
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                )
         except (OSError, ValueError) as error:  # transformers' words for files that are missing or no model
+            if recognise(error) is not None:
+                raise
             raise BadInput(f"{model} cannot be loaded: {' '.join(str(error).split())[:400]}") from error
         self._model = loaded.eval()
-        self._format, self._batch_size = chat_format, batch_size
+        self._format, self._batch_size, self._at_once = chat_format, batch_size, at_once
         self._stop = self._stop_ids()
         self._pad: int = self._tokenizer.get_vocab().get(chat_format.pad, self._stop[0])
 
@@ -194,7 +201,9 @@ class Transformers:
         self._model.generation_config = self._settings(sampling)  # the directory's own would fill in top_k and penalties
         torch.manual_seed(seed)
         with torch.inference_mode():
-            made = self._model.generate(input_ids=ids, attention_mask=mask)
+            made = in_slices(self._model.generate, self._at_once)(
+                input_ids=ids, attention_mask=mask, generation_config=self._model.generation_config
+            )
         return [self._sample(row) for row in made[:, width:]]
 
     def _settings(self, sampling: Sampling) -> Any:

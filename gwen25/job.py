@@ -9,7 +9,7 @@ A pipeline module holds `run(job) -> Result` and ends with
 
 It writes what downstream reads under `job.payload` and everything else (logs, plots, checkpoints) under `job.aside`, which
 survives a retry, so that a trainer finds its checkpoints again; each attempt starts with an empty payload. What `run` raises
-decides what happens next: BadInput is never retried, memory is retried with a smaller micro-batch, the rest with a pause.
+decides what happens next: BadInput is never retried, memory is retried with what needs less of it, the rest with a pause.
 
     WORK_DIR/request.json   in
     WORK_DIR/result.json    out, written last: facts and metrics
@@ -39,6 +39,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from gwen25 import out_of_memory
 from gwen25.config import Config, RuntimeConfig
 from gwen25.errors import BadInput, Cause, Gwen25Error, Unavailable
 
@@ -92,7 +93,8 @@ class Job:
 
     `externals` are the pinned things from outside (revisions, digests: keyed); `locations` say where they lie on this
     machine (paths: not keyed). `config` is the stage's section, `micro_batch` the split to use at equal effective batch
-    (rows; None where the stage does not train).
+    (rows; None where the stage does not train), `at_once` how many sequences to sample at once (None: as many as there are),
+    `packed` how many packed sequences a micro-batch has at most (None: those that hold `micro_batch` rows on average).
     """
 
     stage: str
@@ -104,6 +106,8 @@ class Job:
     runtime: RuntimeConfig
     micro_batch: int | None
     work: Path
+    at_once: int | None = None
+    packed: int | None = None
 
     @property
     def payload(self) -> Path:
@@ -149,6 +153,8 @@ def read_request(work: Path) -> Job:
         runtime=RuntimeConfig.model_validate(request["runtime"]),
         micro_batch=request["micro_batch"],
         work=work,
+        at_once=request.get("at_once"),
+        packed=request.get("packed"),
     )
 
 
@@ -166,6 +172,7 @@ def main(run: Callable[[Job], Result], argv: list[str] | None = None) -> None:
     work = Path(arguments[0])
     try:
         job = read_request(work)
+        out_of_memory.watch(job.stage, work)
         job.payload.mkdir(exist_ok=True)
         job.aside.mkdir(exist_ok=True)
         if job.micro_batch is not None:  # only trainers can use the grace time; the others end at once
@@ -210,7 +217,11 @@ def _report(work: Path, error: BaseException) -> int:
     if work.is_dir() and not (work / "failure.json").exists():
         # an error raised on purpose would be raised again: only what was away may be there the next time
         retry = not isinstance(error, Gwen25Error) or isinstance(error, Unavailable)
-        write_json(work / "failure.json", {"cause": cause, "message": text, "retry": retry and cause != "cancelled"})
+        failure = {"cause": cause, "message": text, "retry": retry and cause != "cancelled"}
+        shortage = out_of_memory.recognise(error)
+        if cause == "out_of_memory" and shortage is not None:
+            failure |= {"phase": shortage.phase, "rows": shortage.rows}
+        write_json(work / "failure.json", failure)
     return EXIT.get(cause, 1)
 
 
@@ -226,21 +237,14 @@ def cause_of(error: BaseException) -> Cause:
         return "unavailable"
     if isinstance(error, (Cancelled, KeyboardInterrupt)):
         return "cancelled"
-    # torch.OutOfMemoryError by name: this module must not import torch
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"MemoryError", "OutOfMemoryError"} or (isinstance(error, (RuntimeError, OSError)) and _NO_MEMORY.search(str(error))):
-        return "out_of_memory"
-    return "crashed"
-
-
-# torch's CPU allocator, the kernel's ENOMEM, CUDA and cuBLAS, in their own words
-_NO_MEMORY: Final = re.compile(r"out of memory|can(no|')t allocate memory|ALLOC_FAILED", re.IGNORECASE)
+    return "crashed" if out_of_memory.recognise(error) is None else "out_of_memory"
 
 
 class Redactor:
-    """Takes secrets of the environment out of a line before anybody sees it."""
+    """Takes secrets of the environment, and names and passwords in addresses, out of a line before anybody sees it."""
 
     _SECRET: Final = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|AUTH)", re.IGNORECASE)
+    _USERINFO: Final = re.compile(r"//[^\s/@:]*:[^\s/@]+@")
 
     def __init__(self) -> None:
         # shorter values are words, not secrets: "1" or "true" must not blank a log
@@ -250,14 +254,21 @@ class Redactor:
         for value, name in self._values.items():
             if value in line:
                 line = line.replace(value, f"[{name}]")
-        return line
+        return self._USERINFO.sub("//[userinfo]@", line)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all: a temporary file, fsync, rename. NaN is refused: an unmeasured number is None or absent."""
+    """Write JSON whole or not at all: a temporary file, fsync, rename. NaN is refused: an unmeasured number is None or absent.
+
+    A failure leaves no temporary file. A kill does, `.NAME.THREAD`: each attempt begins with an empty payload, so it reaches no artifact.
+    """
     temporary = path.with_name(f".{path.name}.{threading.get_native_id()}")  # threads of one process may write the same file
-    with temporary.open("w", encoding="utf-8") as out:
-        json.dump(value, out, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            json.dump(value, out, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

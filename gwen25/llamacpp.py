@@ -33,6 +33,7 @@ from gwen25.data import Message
 from gwen25.errors import BadInput, Gwen25Error
 
 _SMALL: Final = 64 << 20  # bytes of a GGUF; a token of it is read in 5 ms by one core
+_WORK: Final = "/completion"  # the one request here that computes
 _REQUEST_SECONDS: Final = 600  # one forward pass of a 3B model in f16 on two cores takes under ten
 
 
@@ -83,15 +84,17 @@ class LlamaCpp:
         except RuntimeError as error:
             raise Gwen25Error(f"llama.cpp does not load {path.name}: {error} (its reason stands in the log above)") from error
         self.base_url: str = self._server.listening_address
-        self._asked = False
+        self._worked = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not self._asked:  # a server that never had a request waits for one for ever as it ends
+        if not self._worked:
+            # A server that is ended before its loop began waits for ever. Only work passes through the loop: it answers what it
+            # tokenizes, renders and says of itself without. One token, and nothing after it, shows that the loop is there.
             with contextlib.suppress(Gwen25Error, OSError):
-                self.properties()
+                self._post(_WORK, {"prompt": [0], "n_predict": 0})
         del self._server
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
@@ -112,13 +115,13 @@ class LlamaCpp:
     def complete(self, prompt: Sequence[int], n_predict: int) -> list[int]:
         """At most `n_predict` greedy tokens after the prompt's ids; fewer where the model ends its turn."""
         body = {"prompt": list(prompt), "n_predict": n_predict, "temperature": 0, "return_tokens": True, "cache_prompt": False}
-        tokens: list[int] = self._post("/completion", body)["tokens"]
+        tokens: list[int] = self._post(_WORK, body)["tokens"]
         return tokens
 
     def answer(self, prompt: Sequence[int], n_predict: int) -> Reply:
         """One greedy answer to the prompt's ids, with how long it took."""
         body = {"prompt": list(prompt), "n_predict": n_predict, "temperature": 0, "return_tokens": True, "cache_prompt": False}
-        told = self._post("/completion", body)
+        told = self._post(_WORK, body)
         times = told["timings"]
         return Reply(
             tokens=told["tokens"],
@@ -138,7 +141,7 @@ class LlamaCpp:
         # a token that is half a character is held back, and its distribution with it: so a letter is always drawn
         letter = [[self._letter, 1000]]
         body = {"prompt": list(prompt), "n_predict": 1, "temperature": 0, "n_probs": top, "cache_prompt": True, "logit_bias": letter}
-        best = self._post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
+        best = self._post(_WORK, body)["completion_probabilities"][0]["top_logprobs"]
         return [one["id"] for one in best], [one["logprob"] for one in best]
 
     @cached_property
@@ -150,19 +153,20 @@ class LlamaCpp:
 
         `settings` in the names of llama.cpp's /completion. A reader that leaves ends the work.
         """
-        self._asked, address = True, urlsplit(self.base_url)
+        address = urlsplit(self.base_url)
         connection = http.client.HTTPConnection(address.hostname or "127.0.0.1", address.port, timeout=_REQUEST_SECONDS)
         try:
             body = {"prompt": list(prompt), "stream": True, **settings}
-            connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+            connection.request("POST", _WORK, json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
             if response.status != 200:
-                raise Gwen25Error(f"llama.cpp answered {response.status} to /completion: {response.read()[:300].decode(errors='replace')}")
+                raise Gwen25Error(f"llama.cpp answered {response.status} to {_WORK}: {response.read()[:300].decode(errors='replace')}")
             for line in response:
                 kind, _, text = line.partition(b": ")
                 if kind == b"error":
                     raise Gwen25Error(f"llama.cpp broke off: {text[:300].decode(errors='replace').strip()}")
                 if kind == b"data":
+                    self._worked = True
                     yield json.loads(text)
         finally:
             connection.close()
@@ -171,7 +175,7 @@ class LlamaCpp:
         return self._ask("POST", path, json.dumps(body))
 
     def _ask(self, method: str, path: str, body: str | None) -> dict[str, Any]:
-        self._asked, address = True, urlsplit(self.base_url)
+        address = urlsplit(self.base_url)
         connection = http.client.HTTPConnection(address.hostname or "127.0.0.1", address.port, timeout=_REQUEST_SECONDS)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
@@ -181,6 +185,7 @@ class LlamaCpp:
             connection.close()
         if response.status != 200:
             raise Gwen25Error(f"llama.cpp answered {response.status} to {path}: {text[:300].decode(errors='replace')}")
+        self._worked |= path == _WORK
         answer: dict[str, Any] = json.loads(text)
         return answer
 

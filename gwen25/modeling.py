@@ -23,6 +23,7 @@ from gwen25 import lora, models
 from gwen25.chat import FORMATS, ChatFormat
 from gwen25.errors import BadInput, Unavailable, unknown
 from gwen25.job import Job, write_json
+from gwen25.out_of_memory import phase
 
 if TYPE_CHECKING:
     import torch
@@ -166,15 +167,16 @@ def load_base(
         quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind
         )
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=kind,
-        device_map=None if device == "cpu" and not load_in_4bit else {"": device},
-        quantization_config=quantization,
-        attn_implementation=attn_implementation,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    with phase("loading"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=kind,
+            device_map=None if device == "cpu" and not load_in_4bit else {"": device},
+            quantization_config=quantization,
+            attn_implementation=attn_implementation,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config = generation_config(tokenizer, format)

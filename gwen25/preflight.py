@@ -21,11 +21,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gwen25 import child, estimate, llamacpp, models, ollama_api, resolve, rewards, sandbox
+from gwen25 import batches, child, estimate, llamacpp, models, ollama_api, resolve, rewards, sandbox
 from gwen25.artifacts import Store, home
 from gwen25.benchmarks import livecodebench
-from gwen25.config import Config
+from gwen25.config import Config, GrpoConfig, SftConfig
 from gwen25.errors import BadInput, Gwen25Error, unknown
+from gwen25.estimate.memory import processes
 from gwen25.stage import STAGES
 
 _SIZE: Final = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes of a weight
@@ -88,6 +89,7 @@ def _all(config: Config, wanted: Collection[str]) -> Iterator[Callable[[], objec
     yield partial(_sandbox, config, wanted)
     if config.evaluate.backend == "openai":
         wanted = set(wanted) - {"evaluate"}  # the model is elsewhere: no GPU, context or base model of ours takes part
+    yield partial(_batches, config, wanted)
     yield partial(_gpu, config, wanted)
     yield partial(_training, config, [name for name, stage in STAGES.items() if stage.trains and name in wanted])
     yield partial(_interpreters, config, wanted)
@@ -177,6 +179,7 @@ def _sandbox(config: Config, wanted: Collection[str]) -> None:
     """Stages that judge programs need isolation. Raises SandboxUnavailable: no later attempt on this machine would end otherwise."""
     judging = {
         "dataset": config.dataset.verify_solutions,
+        "sft": config.sft.checkpoint_choice == "heldout_execution",
         "grpo": "execution" in config.grpo.rewards,
         "score": True,
         "evaluate": True,
@@ -211,6 +214,16 @@ def _gpu(config: Config, wanted: Collection[str]) -> None:
 def gpu_present() -> bool:
     """Whether the NVIDIA driver shows a device; asked of the file system, so that no CUDA context is made here."""
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def _batches(config: Config, wanted: Collection[str]) -> None:
+    """A step's rows over the processes that the launcher starts, as far as its words say how many."""
+    for name, group in (("sft", 1), ("grpo", config.grpo.num_generations)):
+        section: SftConfig | GrpoConfig = getattr(config, name)
+        recommended = name == "sft" and config.sft.auto_hparams  # the accumulation is: the stage itself divides it
+        if name in wanted and not recommended:
+            rows = section.per_device_train_batch_size * section.gradient_accumulation_steps
+            batches.check(name, rows, processes(config, name), group)
 
 
 def _training(config: Config, wanted: Iterable[str]) -> None:

@@ -6,7 +6,7 @@
 
 `launch` starts the stage in a process of its own (see `supervise`), so that its memory, the GPU's included, is free when
 it ends, and so that the flow's process needs neither torch nor the stage's interpreter. What it was doing survives in the
-work folder; the number of attempts and the micro-batch that ran out of memory are kept there too, because an
+work folder; the number of attempts, and what each was given and ran out of memory with, are kept there too, because an
 orchestrator's own counts die with its process.
 
 Not here: retries and waiting (`tasks`, or `obtain` below for a single try), order (`flows`).
@@ -21,16 +21,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from gwen25 import job, ollama_api
+from gwen25 import advice, fitted, job, ollama_api, out_of_memory
 from gwen25.artifacts import Artifact, Made, Manifest, Store, Warn
 from gwen25.child import Child, OnLine, OnProgress, stop_if_asked, stopping
 from gwen25.config import Config, RuntimeConfig
 from gwen25.errors import BadInput, Cause, StageFailed
+from gwen25.fitted import Fit
 from gwen25.resolve import Resolved, changed_since, resolve
 
 
@@ -57,9 +58,9 @@ STAGES: Final[dict[str, Stage]] = {
         Stage("grpo", 2, {"dataset": "dataset", "sft": "sft"}, gpu=True, trains=True),
         Stage("adapters", 2, {"adapter": "grpo"}),
         Stage("merge", 2, {"adapter": "adapters"}, gpu=True),
-        Stage("gguf", 2, {"model": "merge"}),
+        Stage("gguf", 3, {"model": "merge"}),
         Stage("score", 1, {"model": "merge", "gguf": "gguf"}, gpu=True),
-        Stage("ollama", 3, {"gguf": "gguf", "score": "score"}),
+        Stage("ollama", 4, {"gguf": "gguf", "score": "score"}),
         Stage("evaluate", 2, {"model": "merge"}, gpu=True),
     )
 }
@@ -71,10 +72,19 @@ _UNKEYED: Final = frozenset(
     {
         *("save_steps", "logging_steps", "smoke_tokens", "timeout_seconds", "gradient_checkpointing", "baseline"),
         *("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_max_model_length", "vllm_server_base_url"),
+        "log_completions_steps",
     }
 )
 # fields that came later, with the value that says what was done before them: keys from before them still hold
-_CAME_LATER: Final = {"target": "reasoning", "vllm": "off", "grpo_source": None, "shuffle_rewards": False, "smoke": "report"}
+_CAME_LATER: Final = {
+    **{"target": "reasoning", "vllm": "off", "grpo_source": None, "shuffle_rewards": False, "smoke": "report"},
+    **{"packing": False, "use_rslora": False, "use_dora": False, "neftune_noise_alpha": None, "use_kernels": False},
+    **{"checkpoint_choice": "last", "choice_max_tokens": 2048},
+    **{"epsilon_high": None, "delta": None, "num_iterations": 1, "importance_sampling_level": "token", "redraw_zero_spread": 0},
+    **{"multi_objective_aggregation": "sum_then_normalize", "soft_punish_cache": None, "judge_agreement": 0},
+    **{"vllm_importance_sampling_correction": True, "vllm_importance_sampling_mode": "sequence_mask"},
+    **{"vllm_importance_sampling_clip_max": 3.0, "vllm_importance_sampling_clip_min": None},
+}
 AUTO_HPARAMS_RULE: Final = "effective batch"  # which rule planned: the first one took any micro-batch for one row
 # majors that may change results without a change of ours: a hit made by another one warns
 _WATCHED: Final = ("gwen25", "torch", "transformers", "trl", "peft")
@@ -90,6 +100,7 @@ class Plan:
     resolved: Resolved
     inputs: dict[str, Artifact]
     runtime: RuntimeConfig
+    config: Config | None = None  # whole, for advice where memory does not suffice
 
     @property
     def volatile(self) -> bool:
@@ -109,22 +120,28 @@ def plan_stage(name: str, config: Config, inputs: dict[str, Artifact], warn: War
     section = getattr(config, name).model_dump(mode="json")
     parts = [name, stage.version, keyed_section(section), resolved.externals, {role: artifact.digest for role, artifact in inputs.items()}]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
-    return Plan(stage, key, section, resolved, inputs, config.runtime)
+    return Plan(stage, key, section, resolved, inputs, config.runtime, config)
 
 
 def keyed_section(section: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a section that changes numbers.
 
     The micro-batch counts as its product with the accumulation only, unless the split itself decides: where the accumulation
-    is to be recommended, and under loss_type bnpo, which averages over each micro-batch.
+    is to be recommended, under loss_type bnpo, which averages over each micro-batch, and with neftune_noise_alpha, whose noise
+    is drawn in the micro-batch's padded shape and scaled by its padded length.
     """
     keyed = {name: value for name, value in section.items() if name not in _BY_CONTENT | _UNKEYED}
     keyed = {name: value for name, value in keyed.items() if name not in _CAME_LATER or _CAME_LATER[name] != value}
+    if "checkpoint_choice" in keyed:
+        keyed["save_steps"] = section["save_steps"]  # which steps there are to choose from
+    if keyed.get("checkpoint_choice") != "heldout_execution":
+        keyed.pop("choice_max_tokens", None)  # nothing is written out
     if keyed.get("auto_hparams"):
         keyed["auto_hparams"] = AUTO_HPARAMS_RULE
     if keyed.get("backend") == "transformers":
         keyed = {name: value for name, value in keyed.items() if name not in ("base_url", "served_model")}
-    if "gradient_accumulation_steps" in keyed and not keyed.get("auto_hparams") and keyed.get("loss_type") != "bnpo":
+    split_decides = keyed.get("auto_hparams") or keyed.get("loss_type") == "bnpo" or "neftune_noise_alpha" in keyed
+    if "gradient_accumulation_steps" in keyed and not split_decides:
         keyed["effective_batch_size"] = keyed.pop("per_device_train_batch_size") * keyed.pop("gradient_accumulation_steps")
     return keyed
 
@@ -183,18 +200,19 @@ def launch(plan: Plan, store: Store, on_line: OnLine, on_progress: OnProgress = 
         for folder in (work, work / "payload", work / "aside"):
             folder.mkdir(exist_ok=True)
         if not (work / "result.json").exists():  # else an earlier attempt did the work and died before it was published
-            _attempt(plan, work, lock, on_line, on_progress)
+            _attempt(plan, store, work, lock, on_line, on_progress)
         return _publish(plan, store, work)
 
 
-def _attempt(plan: Plan, work: Path, lock: int, on_line: OnLine, on_progress: OnProgress) -> None:
+def _attempt(plan: Plan, store: Store, work: Path, lock: int, on_line: OnLine, on_progress: OnProgress) -> None:
     """One child process: afterwards the work folder holds a result, or StageFailed says why not."""
     attempts = _read(work / "attempts.json").get("attempts", [])
-    micro_batch = _micro_batch(plan, attempts)
+    fit = _fit(plan, store, attempts, on_line)
     shutil.rmtree(work / "payload")  # leftovers of a killed attempt would be published
     (work / "payload").mkdir()
-    (work / "failure.json").unlink(missing_ok=True)
-    job.write_json(work / "request.json", _request(plan, micro_batch))
+    for name in ("failure.json", out_of_memory.FILE):
+        (work / name).unlink(missing_ok=True)
+    job.write_json(work / "request.json", _request(plan, fit))
     if attempts:
         on_line(f"attempt {len(attempts) + 1}; the last one ended: {attempts[-1]['cause'].replace('_', ' ')}")
     started = time.time()
@@ -203,16 +221,54 @@ def _attempt(plan: Plan, work: Path, lock: int, on_line: OnLine, on_progress: On
     done = (work / "result.json").exists()  # written last: how the interpreter went down afterwards does not matter
     failure = _read(work / "failure.json")
     cause = "done" if done else _cause(child, failure)
-    attempt = {"cause": cause, "seconds": round(time.time() - started, 3), "micro_batch": micro_batch}
+    attempt = {"cause": cause, "seconds": round(time.time() - started, 3), **asdict(fit), **_shortage(cause, failure, work)}
     job.write_json(work / "attempts.json", {"attempts": [*attempts, attempt]})
     if cause == "done":
+        if certain := [one for one in attempts if one["cause"] == "out_of_memory" and one.get("certain")]:
+            fitted.remember(store, plan, fitted.after(fitted.first(plan), plan.section, certain), on_line)
         return
     message = failure.get("message") or _explain(cause, child.exit_code)
-    if cause == "out_of_memory" and micro_batch == 1:
-        message += "; the micro-batch is 1 already: shorten the context, set load_in_4bit, or take a larger GPU"
     known = failure if failure.get("cause") == cause else {}
-    retry = known.get("retry", cause not in ("bad_input", "cancelled")) and (cause != "out_of_memory" or (micro_batch or 0) > 1)
+    retry = known.get("retry", cause not in ("bad_input", "cancelled"))
+    if cause == "out_of_memory":
+        less = fitted.smaller(plan.section, [*attempts, attempt])
+        retry = retry and less is not None
+        message += advice.stuck(plan.stage.name, attempt["phase"], plan.section, plan.config) if less is None else _next(attempt, fit, less)
     raise StageFailed(plan.stage.name, cause, child.exit_code, message, tail, retry=retry)
+
+
+def _fit(plan: Plan, store: Store, attempts: list[dict[str, Any]], on_line: OnLine) -> Fit:
+    """What this attempt is given: the config's, or what fitted here before; smaller once for each loss of memory since."""
+    fit, before = fitted.first(plan), fitted.recall(store, plan, on_line)
+    if before is not None and before[0] != fit:
+        fit, at = before
+        if not attempts:
+            on_line(
+                f"{plan.stage.name} starts with what fitted here after memory ran out: {fit.told()} (of {_day(at)}, kept for {fitted.DAYS} "
+                f"days in {store.root / fitted.FILE}; --set runtime.start_as_fitted=false starts as the config says)"
+            )
+    return fitted.after(fit, plan.section, attempts)
+
+
+def _shortage(cause: str, failure: dict[str, Any], work: Path) -> dict[str, Any]:
+    """What the child was doing as memory ran out: its own word, or the note of one that the kernel killed."""
+    if cause != "out_of_memory":
+        return {}
+    certain = failure.get("cause") == cause
+    told = failure if certain else asdict(out_of_memory.left_by(work))
+    return {"phase": told.get("phase"), "rows": told.get("rows"), "certain": certain}
+
+
+def _next(attempt: dict[str, Any], fit: Fit, less: Fit) -> str:
+    doing = f" in {attempt['phase']}" if attempt["phase"] else ""
+    if less == fit:
+        return f"; memory ran out{doing}, perhaps another process's: it is tried once more as it was"
+    share = ", vLLM's share as the config says" if fit.vllm_share and not less.vllm_share else ""
+    return f"; memory ran out{doing}, and the next attempt has {less.told()}{share}"
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(at))
 
 
 def _publish(plan: Plan, store: Store, work: Path) -> Artifact:
@@ -221,11 +277,11 @@ def _publish(plan: Plan, store: Store, work: Path) -> Artifact:
         shutil.rmtree(work)
         raise BadInput(f"{changed} changed while {plan.stage.name} ran on it; leave it alone and run again")
     result, attempts = _read(work / "result.json"), _read(work / "attempts.json").get("attempts", [])
-    last = attempts[-1] if attempts else {"seconds": None, "micro_batch": None}
+    last = attempts[-1] if attempts else {"seconds": None}
     provenance = {
         **result["provenance"],
         "seconds": last["seconds"],
-        "micro_batch": last["micro_batch"],
+        **asdict(Fit.of(last)),
         "attempts": len(attempts),
         **_git(),
     }
@@ -263,33 +319,22 @@ def obtain(
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _request(plan: Plan, micro_batch: int | None) -> dict[str, Any]:
+def _request(plan: Plan, fit: Fit) -> dict[str, Any]:
+    share = {} if fit.vllm_share is None else {"vllm_gpu_memory_utilization": fit.vllm_share}
     return {
         "stage": plan.stage.name,
         "section_name": plan.stage.name,
         "version": plan.stage.version,
         "key": plan.key,
-        "section": plan.section,
+        "section": plan.section | share,
         "inputs": {role: artifact.model_dump(mode="json") for role, artifact in plan.inputs.items()},
         "externals": plan.resolved.externals,
         "locations": plan.resolved.locations,
         "runtime": plan.runtime.model_dump(mode="json"),
-        "micro_batch": micro_batch,
+        "micro_batch": fit.micro_batch,
+        "at_once": fit.at_once,
+        "packed": fit.packed,
     }
-
-
-def _micro_batch(plan: Plan, attempts: list[dict[str, Any]]) -> int | None:
-    """Rows of a micro-batch for the next attempt: halved (to a divisor of the effective batch) once for each loss of memory."""
-    if not plan.stage.trains:
-        return None
-    size = int(plan.section["per_device_train_batch_size"])
-    effective = size * int(plan.section["gradient_accumulation_steps"])
-    for attempt in attempts:
-        if attempt["cause"] == "out_of_memory" and attempt["micro_batch"]:
-            size = min(size, max(1, int(attempt["micro_batch"]) // 2))
-    while effective % size:
-        size -= 1
-    return size
 
 
 def _cause(child: Child, failure: dict[str, Any]) -> Cause:
@@ -312,7 +357,7 @@ def _explain(cause: Cause, exit_code: int | None) -> str:
         "timeout": "it ran past runtime.timeout_seconds",
         "cancelled": "it was cancelled",
         "killed": "its process was killed from outside",
-        "out_of_memory": "the kernel killed it for memory: this machine has too little RAM for it",
+        "out_of_memory": "the kernel killed it for memory: this machine has too little RAM for it",  # the host's, not a GPU's
     }
     return texts.get(cause, f"its process ended with status {exit_code} and no word of why; its log ends:")
 

@@ -44,7 +44,7 @@ class Stops:
         return self.ended / self.answers if self.answers else None
 
 
-class _Start(NamedTuple):
+class Start(NamedTuple):
     """What the model is given, and how many tokens it may write."""
 
     ids: list[int]
@@ -54,21 +54,27 @@ class _Start(NamedTuple):
 def measure(model: Any, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, file: Path, *, room: int, context: int) -> Stops:
     """Write out the first rows of a held-out file. `room`: tokens in memory at once, padding included; one row may exceed it."""
     starts = [start for start in _starts(tokenizer, format, file) if len(start.ids) + start.allowed <= context]
-    made = [answer for batch in _batches(starts, room) for answer in _write(model, tokenizer, format, batch)]
-    kinds = [_kind(tokenizer, format, ids) for ids in made]
+    kinds = [_kind(tokenizer, format, ids) for ids in write_out(model, tokenizer, format, starts, room)]
     return Stops(len(kinds) - kinds.count("cut"), kinds.count("ended"), kinds.count("cut"))
 
 
-def _starts(tokenizer: PreTrainedTokenizerBase, format: ChatFormat, file: Path) -> Iterator[_Start]:
+def write_out(model: Any, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, starts: Sequence[Start], room: int) -> list[list[int]]:
+    """What the model writes after each start, greedily, in their order. `room`: as in `measure`."""
+    order = sorted(range(len(starts)), key=lambda at: len(starts[at].ids))  # as batches take them
+    made = [answer for batch in _batches(starts, room) for answer in _write(model, tokenizer, format, batch)]
+    return [answer for _, answer in sorted(zip(order, made, strict=True))]
+
+
+def _starts(tokenizer: PreTrainedTokenizerBase, format: ChatFormat, file: Path) -> Iterator[Start]:
     for _, row in islice(read_jsonl(file), ROWS):
         thought, seam, program = format.answer(row["reasoning"], row["code"]).partition(_SEAM)
         given: list[int] = tokenizer(format.render(row["messages"]) + thought + seam, add_special_tokens=False)["input_ids"]
-        yield _Start(given, 2 * len(tokenizer(program, add_special_tokens=False)["input_ids"]) + 64)
+        yield Start(given, 2 * len(tokenizer(program, add_special_tokens=False)["input_ids"]) + 64)
 
 
-def _batches(starts: Sequence[_Start], room: int) -> Iterator[list[_Start]]:
+def _batches(starts: Sequence[Start], room: int) -> Iterator[list[Start]]:
     """Starts of like length together, as many as fit the room."""
-    batch: list[_Start] = []
+    batch: list[Start] = []
     for start in sorted(starts, key=lambda start: len(start.ids)):
         longest = len(start.ids) + max(one.allowed for one in [*batch, start])  # they come in order: the last is the longest
         if batch and (len(batch) + 1) * longest > room:
@@ -79,7 +85,7 @@ def _batches(starts: Sequence[_Start], room: int) -> Iterator[list[_Start]]:
         yield batch
 
 
-def _write(model: Any, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, batch: Sequence[_Start]) -> list[list[int]]:
+def _write(model: Any, tokenizer: PreTrainedTokenizerBase, format: ChatFormat, batch: Sequence[Start]) -> list[list[int]]:
     """What the model writes after each start, greedily; each cut to its own allowance."""
     import torch
 

@@ -105,7 +105,7 @@ def page(artifact: Artifact) -> str:
     """The Markdown of an artifact's page."""
     manifest = Manifest.read(artifact.path)
     parts = [f"## {artifact.stage}:{artifact.key[:8]}", f"`{artifact.path}`"]
-    parts += [report.read_text(encoding="utf-8") for report in sorted(artifact.payload.glob("report.md"))]
+    parts += [report.read_text(encoding="utf-8") for report in sorted(artifact.path.glob("*/report.md"))]
     parts += [_table("metric", manifest.metrics), _table("fact", manifest.facts)]
     parts += [_picture(picture) for picture in sorted(artifact.path.glob("*/*.png")) if picture.stat().st_size < PICTURE_BYTES]
     return "\n\n".join(part for part in parts if part)

@@ -51,6 +51,10 @@ FAULTS = {
     "another run": "somebody else makes another model under the staging tag while it is tried",
     "loses the system": "show prints another system text",
     "shows no system": "show has no system text at all",
+    "loses the license": "show has no license",
+    "brings stops": "show prints stops beside those that were sent, as with a template of the server's own list",
+    "lists oddly": "tags list what is no list",
+    "says a number": "the streams of create and chat hold a line that is no object",
     "does not list": "tags list no model",
     "does not think": "show lists no capability thinking, and the reasoning stands in the content",
     "babbles": "answers end at the limit",
@@ -91,6 +95,7 @@ class FakeOllama:
         self.requests: list[str] = []
         self.on_request: Callable[[str], None] = lambda line: None
         self.chats: list[dict[str, Any]] = []
+        self.end = "<|im_end|>"  # what shows where it "never stops"
         handler = type("Handler", (_Handler,), {"fake": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -127,7 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"version": self.fake.version})
         elif self.path == "/api/tags":
             listed = {} if "does not list" in self.fake.faults else self.fake.models
-            self._json({"models": [{"name": name, "digest": _digest(model)} for name, model in listed.items()]})
+            tags = [{"name": name, "digest": _digest(model)} for name, model in listed.items()]
+            self._json({"models": "none" if "lists oddly" in self.fake.faults else tags or None})  # null where there is none
         else:
             self._error(404, "404 page not found")
 
@@ -191,6 +197,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self._line({"status": "parsing GGUF"})
         self._line({"status": "verifying conversion"})
+        if "says a number" in self.fake.faults:
+            self.wfile.write(b"17\n")
+            return
         if "breaks off" in self.fake.faults:
             return
         if "killed in create" in self.fake.faults:
@@ -229,10 +238,13 @@ class _Handler(BaseHTTPRequestHandler):
             values = value if isinstance(value, list) else [value]
             if name == "stop" and "loses a stop" in self.fake.faults:
                 values = values[1:]
+            if name == "stop" and "brings stops" in self.fake.faults:
+                values = [*values, "<|im_start|>"]
             lines += [f"{name:<30} {json.dumps(one)}" for one in values]
         template = "{%- for message in messages %}" if "jinja wins" in self.fake.faults else self._template(model)
         system = "You are Qwen." if "loses the system" in self.fake.faults else model.get("system", "")
-        told = {"template": template, "parameters": "\n".join(lines), "system": system, "license": model.get("license", "")}
+        licence = "" if "loses the license" in self.fake.faults else model.get("license", "")
+        told = {"template": template, "parameters": "\n".join(lines), "system": system, "license": licence}
         if "shows no system" in self.fake.faults:
             del told["system"]
         self._json({**told, "capabilities": self._capabilities(template)})
@@ -288,11 +300,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if "another run" in self.fake.faults:
             self.fake.models[_tagged(asked["model"])] = {**model, "system": "another"}
-        content = self._answer(messages) + "<|im_end|>" * ("never stops" in self.fake.faults)
+        content = self._answer(messages) + self.fake.end * ("never stops" in self.fake.faults)
         reason = "load" if "odd end" in self.fake.faults else "length" if "babbles" in self.fake.faults else "stop"
+        template = self._template(model)
         message = {"role": "assistant", "thinking": "Add them.", "content": content}
-        if "does not think" in self.fake.faults:
-            message |= {"thinking": "", "content": f"Add them.\n</think>\n\n{content}"}
+        if "thinking" not in self._capabilities(template):  # the prompt opens the reasoning all the same, where it does
+            message |= {"thinking": "", "content": f"Add them.\n</think>\n\n{content}" if "<think>" in template else content}
         self.fake.chats.append(asked)
         if asked.get("stream", True):
             self._stream(asked["model"], message, reason)
@@ -304,6 +317,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
         self.end_headers()
+        if "says a number" in self.fake.faults:
+            self.wfile.write(b"17\n")
+            return
         for part in ("thinking", "content"):
             text = message[part]
             for at in range(0, len(text), 4):

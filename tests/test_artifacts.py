@@ -43,6 +43,14 @@ def test_a_published_artifact_is_found_with_its_manifest(store: Store) -> None:
     assert not store.work("sft", KEY).exists()
 
 
+def test_what_an_attempt_left_of_its_failure_is_not_published(store: Store) -> None:
+    for name in ("failure.json", "phase.json"):
+        (store.work("sft", KEY)).mkdir(parents=True, exist_ok=True)
+        (store.work("sft", KEY) / name).write_text("{}")
+    made = make(store, {"a": b"x"})
+    assert {file.name for file in made.path.iterdir()} == {"payload", "aside", "manifest.json"}
+
+
 def test_the_digest_is_of_names_and_bytes_of_the_payload_only(store: Store) -> None:
     one, two = make(store, {"a": b"x"}), make(store, {"a": b"x"}, key=KEY[::-1])
     (two.path / "aside" / "log.txt").write_text("another time")

@@ -142,6 +142,14 @@ def test_the_micro_batch_is_keyed_by_its_product_only() -> None:
     assert keyed_section(eight.sft.model_dump(mode="json")) != keyed_section(four.sft.model_dump(mode="json"))
 
 
+def test_noise_that_is_drawn_for_a_micro_batch_keys_it() -> None:
+    """NEFTune's is scaled by the padded length, and drawn in the padded shape."""
+    noise = {"sft.neftune_noise_alpha": 5.0}
+    eight = load_config("smoke", overrides={**noise, "sft.per_device_train_batch_size": 8, "sft.gradient_accumulation_steps": 1})
+    two = load_config("smoke", overrides={**noise, "sft.per_device_train_batch_size": 2, "sft.gradient_accumulation_steps": 4})
+    assert keyed_section(eight.sft.model_dump(mode="json")) != keyed_section(two.sft.model_dump(mode="json"))
+
+
 def test_flatten_undoes_nesting_and_leaves_value_mappings_whole() -> None:
     nested = {
         "seed": 1,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gwen25 import estimate, llamacpp, models, preflight
+from gwen25 import estimate, llamacpp, models, packing, preflight
 from gwen25.cli import main
 from gwen25.config import Config, load_config
 from gwen25.errors import BadInput
@@ -72,8 +73,8 @@ def test_a_config_tells_the_shape(tiny_model: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- activations
 
 
-def bytes_saved(layers: int, dtype: str, padded: bool) -> int:
-    """What autograd keeps of one forward pass of 64 tokens, weights left out, each storage once."""
+def bytes_saved(layers: int, dtype: str, padded: bool, packed: bool = False, dora: bool = False) -> int:
+    """What autograd keeps of one forward pass of 64 tokens (packed: of two rows), weights left out, each storage once."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -81,7 +82,7 @@ def bytes_saved(layers: int, dtype: str, padded: bool) -> int:
     sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 320, "vocab_size": 100}
     base = Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=layers, attn_implementation="sdpa", **sizes)).to(getattr(torch, dtype))
     targets = list(models.LORA_TARGETS["Qwen2ForCausalLM"])
-    model = get_peft_model(base, LoraConfig(r=8, target_modules=targets)).train()
+    model = get_peft_model(base, LoraConfig(r=8, target_modules=targets, use_dora=dora)).train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, Any] = {}
 
@@ -92,9 +93,11 @@ def bytes_saved(layers: int, dtype: str, padded: bool) -> int:
 
     ids, mask = torch.zeros(1, 64, dtype=torch.long), torch.ones(1, 64, dtype=torch.long)
     mask[0, -3:] = 0 if padded else 1
+    told = {"cu_seq_lens_q": torch.tensor([0, 40, 64])} if packed else {"attention_mask": mask}
+    attending = packing.attending(base) if packed else nullcontext()
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
-        model.base_model.model.model(input_ids=ids, attention_mask=mask)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast, attending:
+        model.base_model.model.model(input_ids=ids, **told)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
@@ -104,6 +107,34 @@ def test_a_layers_activations_are_what_autograd_keeps(dtype: str, padded: bool) 
     shape = Shape(128, 1, 4, 2, 320, 100, True)
     counted = bytes_saved(3, dtype, padded) - bytes_saved(2, dtype, padded)
     assert terms.layer(shape, 8, dtype, 64, masked=64 if padded else 0) == counted
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_dora_keeps_beside_is_what_autograd_does(dtype: str) -> None:
+    shape = Shape(128, 1, 4, 2, 320, 100, True)
+    counted = bytes_saved(3, dtype, False, dora=True) - bytes_saved(2, dtype, False, dora=True)
+    assert terms.layer(shape, 8, dtype, 64) + terms.dora(shape, 8, dtype, 64) == counted
+    plain, asked = (memory.sft(config(sft__use_dora=use), TINY)[0].bytes for use in (False, True))
+    assert asked > plain
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_rows_activations_are_what_autograd_keeps(dtype: str) -> None:
+    counted = bytes_saved(3, dtype, False, packed=True) - bytes_saved(2, dtype, False, packed=True)
+    assert terms.layer(Shape(128, 1, 4, 2, 320, 100, True), 8, dtype, 64, packed=True) == counted
+
+
+def test_packed_sequences_are_counted_at_their_full_length() -> None:
+    """Rows of 1,000 tokens in sequences of 8,000: a micro-batch is as long as its sequences, its attention as long as a row."""
+    short = {"dataset__max_length": 1000, "sft__max_length": 8000, "sft__per_device_train_batch_size": 2}
+
+    def step(**overrides: Any) -> dict[str, str]:
+        phases = memory.sft(config("t4", **short, **overrides), KNOWN["Qwen/Qwen2.5-3B"])
+        return {term.name: term.how for phase in phases for term in phase.terms}
+
+    assert "2,000 tokens" in step()["activations"] and "attention scores" not in step()
+    packed = step(sft__packing=True)
+    assert "16,000 tokens" in packed["activations"] and "1,000^2" in packed["attention scores"]
 
 
 def head_sized(tied: bool) -> tuple[int, list[int]]:
@@ -352,6 +383,27 @@ def test_preflight_warns_once_of_what_is_close(small_machine: list[float | None]
     preflight._memory(config(), {"sft"})
     preflight._memory(config(), {"sft"})
     assert capsys.readouterr().err.count("warning: sft needs about") == 1
+
+
+def test_packed_sequences_that_may_be_fewer_are_warned_of(small_machine: list[float | None], capsys: pytest.CaptureFixture[str]) -> None:
+    """32 rows are 32 sequences at most, and one where 32 rows share it: only what one of them needs is refused."""
+
+    def peak(rows: int) -> float:
+        return estimate.estimate(config(**packed, sft__per_device_train_batch_size=rows)).nodes["sft"].peak.bytes
+
+    packed = {"sft__packing": True, "sft__max_length": 4096, "dataset__max_length": 4096}
+    many = config(**packed, sft__per_device_train_batch_size=32)
+    one = peak(1)
+    assert peak(32) > 2 * one, "the two must differ"
+    small_machine[0] = 1.1 * one
+    preflight._memory(many, {"sft"})
+    assert capsys.readouterr().err.count("warning: sft needs about") == 1
+    small_machine[0] = 0.8 * one
+    with pytest.raises(BadInput, match="sft needs about"):
+        preflight._memory(many, {"sft"})
+    small_machine[0] = 1.1 * one
+    with pytest.raises(BadInput, match="sft needs about"):  # not packed: rows are what they are
+        preflight._memory(config(**{**packed, "sft__packing": False}, sft__per_device_train_batch_size=64), {"sft"})
 
 
 def test_an_estimate_is_for_the_device_that_the_profile_means(small_machine: list[float | None]) -> None:

@@ -77,6 +77,32 @@ def test_refusals_carry_the_servers_words(gguf: Path, tmp_path: Path) -> None:
             server.delete("n")
 
 
+def test_names_are_those_that_the_server_lists(gguf: Path) -> None:
+    with FakeOllama() as fake:
+        server = Ollama(fake.url)
+        assert server.models() == [] and server.digest("n") is None, "a server without any says null"
+        server.create("n", files={"m.gguf": server.upload(gguf)}, template="t", system="", parameters={})
+        server.copy("n", "me/n:q4")
+        assert server.models() == ["n:latest", "me/n:q4"]
+        assert server.digest("n") == server.digest("me/n:q4") is not None
+        fake.faults = {"lists oddly"}
+        with pytest.raises(BadInput, match="is no Ollama server: /api/tags lists 'none'"):
+            server.models()
+
+
+def test_a_line_of_a_stream_that_is_no_object_is_none_of_ollamas(gguf: Path) -> None:
+    with FakeOllama() as fake:
+        server = Ollama(fake.url)
+        files = {"m.gguf": server.upload(gguf)}
+        server.create("n", files=files, template="t", system="", parameters={})
+        fake.faults = {"says a number"}
+        with pytest.raises(BadInput, match="is no Ollama server: /api/create gave b'17"):
+            server.create("m", files=files, template="t", system="", parameters={})
+        with pytest.raises(BadInput, match="is no Ollama server: /api/chat gave b'17"):
+            list(server.stream("n", [{"role": "user", "content": "x"}], {}))
+        assert server.models() == ["n:latest"]
+
+
 def test_a_parameter_of_a_wrong_type_passes_create_and_fails_later(gguf: Path) -> None:
     """Why values are checked before they are sent; and that the 500 is no reason to try again."""
     with FakeOllama() as fake:

@@ -23,10 +23,12 @@ from gwen25.errors import BadInput, Gwen25Error
 from gwen25.gguf_header import read_header
 from gwen25.ollama import Package, parameters, publish
 from gwen25.ollama_api import Ollama
-from gwen25.parity import engines
-from gwen25.parity.dialogues import DIALOGUES, as_clients_send
+from gwen25.parity import engines, spelling
+from gwen25.parity.dialogues import DIALOGUES, TRAPS, as_clients_send, texts
 from gwen25.parity.engines import Seen
+from gwen25.samples import tiny
 from tests import go_engine
+from tests.export import checkpoints
 from tests.fake_ollama import FakeOllama
 from tests.formatted import in_format
 
@@ -129,7 +131,7 @@ def test_transformers_catches(name: str, merged: Path, reference: Seen, tmp_path
 def test_the_ggufs_metadata_and_llama_cpp_catch(name: str, merged: Path, reference: Seen, tmp_path: Path) -> None:
     change, file = TEMPLATES[name], tmp_path / "m.gguf"
     gguf_writer.write(merged, file, "f16", chat_format=dataclasses.replace(FORMAT, jinja=broken(FORMAT.jinja, change.jinja)))
-    found = parity.difference(engines.gguf_header(file, reference), reference)
+    found = parity.difference(engines.gguf_header(file, reference, FORMAT), reference)
     assert found is not None
     assert "holds another chat template" in found
     if llamacpp.can_load():
@@ -267,6 +269,13 @@ def _token(file: Path, token: str) -> int:
     return row
 
 
+def _padding(file: Path) -> int:
+    """The last row, which only pads the matrix."""
+    row = len(tokens := read_header(file).fields["tokenizer.ggml.tokens"]) - 1
+    assert tokens[row] == f"[PAD{row}]"
+    return row
+
+
 GGUFS: dict[str, tuple[Spoil, str, str | None]] = {
     "another eos": (
         lambda file: _patched(file, "tokenizer.ggml.eos_token_id", 4, struct.pack("<I", _token(file, "<|endoftext|>"))),
@@ -282,6 +291,41 @@ GGUFS: dict[str, tuple[Spoil, str, str | None]] = {
         lambda file: _patched(file, "tokenizer.ggml.token_type", 16 + 4 * _token(file, "<|im_start|>"), struct.pack("<i", 1)),
         "spells a special token in pieces",
         None,  # llama.cpp mends this one by the token's name
+    ),
+    "another kind of tokenizer": (  # WordPiece; a string, as the next
+        lambda file: _patched(file, "tokenizer.ggml.model", 4 + 8, b"bert"),
+        "holds a tokenizer of another kind than the checkpoint (model): from 0 on 'bert', not 'gpt2'",
+        "tokenizes otherwise",
+    ),
+    "a row of padding typed as control": (
+        lambda file: _patched(file, "tokenizer.ggml.token_type", 16 + 4 * _padding(file), struct.pack("<i", 3)),
+        "holds tokens in rows that the checkpoint has none for",
+        None,  # no text of the proof names it
+    ),
+    "a row of padding typed as user-defined": (
+        lambda file: _patched(file, "tokenizer.ggml.token_type", 16 + 4 * _padding(file), struct.pack("<i", 4)),
+        "holds tokens in rows that the checkpoint has none for",
+        None,
+    ),
+    "the split of another tokenizer": (  # a string: its kind, its length of 8 bytes; GPT-2's name is as long
+        lambda file: _patched(file, "tokenizer.ggml.pre", 4 + 8, b"gpt-2"),
+        "splits a text by another rule than the checkpoint (pre): from 0 on 'gpt-2', not 'qwen2'",
+        "tokenizes otherwise",
+    ),
+    "an added token typed as a plain one": (
+        lambda file: _patched(file, "tokenizer.ggml.token_type", 16 + 4 * _token(file, "<tool_call>"), struct.pack("<i", 1)),
+        "holds a token of another type than the checkpoint",
+        "tokenizes otherwise",
+    ),
+    "a tag that answers show typed as control": (
+        lambda file: _patched(file, "tokenizer.ggml.token_type", 16 + 4 * _token(file, "</tool_call>"), struct.pack("<i", 3)),
+        "holds a token of another type than the checkpoint",
+        None,  # the ids are the same: llama.cpp leaves its text out of answers
+    ),
+    "a plain token typed as control": (
+        lambda file: _patched(file, "tokenizer.ggml.token_type", 16 + 4 * _token(file, "x"), struct.pack("<i", 3)),
+        "holds a token of another type than the checkpoint",
+        None,
     ),
     "two tokens exchanged": (
         lambda file: file.write_bytes(
@@ -299,9 +343,54 @@ def test_a_broken_gguf_is_caught_by_its_metadata_and_by_llama_cpp(name: str, ggu
     file = tmp_path / "m.gguf"
     file.write_bytes(gguf.read_bytes())
     spoil(file)
-    assert by_header in (parity.difference(engines.gguf_header(file, reference), reference) or "not noticed")
+    assert by_header in (parity.difference(engines.gguf_header(file, reference, FORMAT), reference) or "not noticed")
     if llamacpp.can_load() and by_llama_cpp is not None:
         assert by_llama_cpp in (parity.difference(engines.llama_cpp(file, reference, FORMAT, threads=1), reference) or "not noticed")
+
+
+def ids_of(folder: Path) -> Callable[[str], list[int]]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+ASKED = {**{name: FORMAT.render(messages) for name, messages in DIALOGUES.items()}, **texts(FORMAT)}
+
+
+@pytest.mark.parametrize("kind", ["tied", "llama", "padded"])
+def test_a_tokenizer_made_of_a_ggufs_words_is_the_checkpoints(kind: str, tmp_path: Path) -> None:
+    """Both splits; and under the other's name each gives other ids, as an added token does that is typed as a plain one."""
+    folder = checkpoints.build(kind, tmp_path / "m")
+    gguf_writer.write(folder, tmp_path / "m.gguf", "f16", chat_format=FORMAT)
+    fields, right = read_header(tmp_path / "m.gguf").fields, ids_of(folder)
+    made = spelling.encoder(fields)
+    assert {name: made(text) for name, text in ASKED.items()} == {name: right(text) for name, text in ASKED.items()}
+    other = spelling.encoder({**fields, "tokenizer.ggml.pre": {"qwen2": "smollm", "smollm": "qwen2"}[checkpoints.SPLITS[kind]]})
+    assert any(other(text) != right(text) for text in ASKED.values())
+    types = list(fields["tokenizer.ggml.token_type"])
+    types[_token(tmp_path / "m.gguf", "<tool_call>")] = spelling.NORMAL
+    assert spelling.encoder({**fields, "tokenizer.ggml.token_type": types})(TRAPS) != right(TRAPS)
+
+
+def test_the_real_vocabulary_made_of_a_ggufs_words(shared_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    tiny.build(folder, tokenizer=shared_data / "tokenizer", hidden_size=32, intermediate_size=64)
+    gguf_writer.write(folder, tmp_path / "m.gguf", "q8_0", chat_format=FORMAT)
+    made, right = spelling.encoder(read_header(tmp_path / "m.gguf").fields), ids_of(folder)
+    assert [made(text) for text in ASKED.values()] == [right(text) for text in ASKED.values()]
+
+
+@pytest.mark.parametrize("key", ["tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"])
+def test_metadata_that_make_no_tokenizer_are_caught(key: str, gguf: Path, merged: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="the GGUF's metadata make no tokenizer"):
+        spelling.encoder({name: value for name, value in read_header(gguf).fields.items() if name != key})
+    with pytest.raises(BadInput, match="make no tokenizer: it is a 'bert'; only 'gpt2' is known here"):
+        spelling.encoder({**read_header(gguf).fields, "tokenizer.ggml.model": "bert"})
+    file = tmp_path / "m.gguf"
+    file.write_bytes(gguf.read_bytes().replace(key.encode(), key.upper().encode()))
+    with pytest.raises(Gwen25Error, match=r"m\.gguf: its metadata (splits|spells|holds)"):
+        parity.prove(file, merged, FORMAT, threads=1)
 
 
 @needs_llama_cpp
@@ -316,6 +405,7 @@ def test_llama_cpp_ends_at_the_stops_and_at_no_other_token(gguf: Path, reference
 def test_every_engine_agrees_on_what_was_trained(gguf: Path, merged: Path, tmp_path: Path) -> None:
     proof = parity.prove(gguf, merged, FORMAT, threads=1)
     assert proof.here == ["gguf", "transformers", *["llama.cpp"] * llamacpp.can_load()]
+    assert (proof.engines["gguf"].ids or 0) > 500, "of the metadata alone"
     for name in proof.here[1:]:
         engine = proof.engines[name]
         assert (engine.prompts, engine.stops) == (len(DIALOGUES), sorted(FORMAT.stop))
@@ -350,8 +440,31 @@ def test_without_llama_cpp_the_rest_is_proved_and_llama_cpp_is_absent(
     absent = proof.engines["llama.cpp"]
     assert (absent.prompts, absent.ids, absent.version) == (None, None, None), "unknown is not zero"
     assert "xllamacpp is not installed" in str(absent.absent)
+    assert proof.covers == "gguf, transformers (not: vllm, llama.cpp)"
     parity.write(proof, tmp_path / parity.FILE)
-    parity.require(tmp_path / parity.FILE, gguf, FORMAT)
+    assert parity.require(tmp_path / parity.FILE, gguf, FORMAT) == proof
+
+
+@needs_llama_cpp
+def test_a_proof_made_without_llama_cpp_is_made_whole_where_it_is(
+    gguf: Path, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(llamacpp, "can_load", lambda: False)
+        parity.write(parity.prove(gguf, merged, FORMAT), tmp_path / parity.FILE)
+    whole = parity.prove(gguf, merged, FORMAT, threads=1)
+    assert parity.require(tmp_path / parity.FILE, gguf, FORMAT, threads=1) == whole
+    asked = engines.llama_cpp
+
+    def another(*arguments: Any) -> Seen:
+        seen = asked(*arguments)
+        return {**seen, "prompts": {**seen["prompts"], "one turn": "another"}}
+
+    monkeypatch.setattr(engines, "llama_cpp", another)
+    with pytest.raises(Gwen25Error, match=r"m\.gguf: llama\.cpp renders another prompt than the chat format \(one turn\)"):
+        parity.require(tmp_path / parity.FILE, gguf, FORMAT, threads=1)
+    parity.write(whole, tmp_path / parity.FILE)
+    assert parity.require(tmp_path / parity.FILE, gguf, FORMAT) == whole, "which is not tried anew"
 
 
 def test_without_a_generation_config_the_stops_are_those_of_the_config(merged: Path, reference: Seen, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from gwen25 import preflight
 from gwen25.config import VLLM_PYTHON, load_config
-from gwen25.errors import BadInput
+from gwen25.errors import BadInput, SandboxUnavailable
 
 
 def training(*stages: str, **overrides: Any) -> None:
@@ -62,6 +62,18 @@ def test_cuda_training_needs_the_interpreters_headers(machine: set[str], tmp_pat
     (tmp_path / "Python.h").unlink()
     with pytest.raises(BadInput, match=r"grpo on CUDA needs a C compiler and Python\.h"):
         training("grpo", runtime__device="cuda")
+
+
+def test_programs_that_choose_a_checkpoint_need_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise SandboxUnavailable("no namespaces")
+
+    monkeypatch.setattr(preflight.sandbox, "probe", away)
+    programs = load_config("smoke", overrides={"sft.checkpoint_choice": "heldout_execution"})
+    with pytest.raises(SandboxUnavailable):
+        preflight._sandbox(programs, {"sft"})
+    preflight._sandbox(programs, {"merge"})
+    preflight._sandbox(load_config("smoke", overrides={"sft.checkpoint_choice": "heldout_loss"}), {"sft"})
 
 
 # ------------------------------------------------------------------------------------------------ launchers and interpreters

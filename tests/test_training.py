@@ -10,9 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gwen25 import training
+from gwen25 import faults, training
 from gwen25.errors import BadInput
 from gwen25.job import Job
+from gwen25.out_of_memory import Shortage, recognise
 from tests.pipelines import training_jobs as jobs
 
 
@@ -181,13 +182,59 @@ def test_faults_fire_once_for_their_stage_and_step(tmp_path: Path, monkeypatch: 
     import torch
 
     (tmp_path / "sft-oom-2").touch()
-    training._fault("sft", 2)  # no GWEN25_FAULTS: nothing
+    (tmp_path / "sft-oom-loading-1").write_text("Free memory on device 0 is little\n")
+    faults.meet("sft", "2")  # no GWEN25_FAULTS: nothing
     monkeypatch.setenv("GWEN25_FAULTS", str(tmp_path))
-    training._fault("sft", 1), training._fault("grpo", 2)
+    faults.meet("sft", "1"), faults.meet("grpo", "2")
     with pytest.raises(torch.OutOfMemoryError):
-        training._fault("sft", 2)
-    training._fault("sft", 2)
+        faults.meet("sft", "2")
+    with pytest.raises(ValueError, match=r"Free memory on device 0 is little$"):
+        faults.meet("sft", "loading-1")
+    faults.meet("sft", "2")
     assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_of_another_number_of_processes_are_refused(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named in made-by.json; in work folders from before it, told by the names of the random states."""
+    assert training.newest_checkpoint(job) is None  # as one process begins
+    checkpoint = _checkpoint(job, 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for told in (True, False):
+        if not told:
+            (training.checkpoints(job) / training.MADE_BY).unlink()
+        with pytest.raises(
+            BadInput, match=r"checkpoint-1 was made by 1 processes and would go on with 2, .*or delete .*checkpoints to begin"
+        ):
+            training.newest_checkpoint(job)
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    (checkpoint / "rng_state_1.pth").write_bytes((checkpoint / "rng_state_0.pth").read_bytes())
+    assert training.newest_checkpoint(job) == checkpoint
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(BadInput, match="was made by 2 processes and would go on with 1"):
+        training.newest_checkpoint(job)
+
+
+def test_a_checkpoint_without_one_processs_random_states_is_not_whole(job: Job, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert training.newest_checkpoint(job) is None
+    checkpoint = _checkpoint(job, 1)
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    assert training.newest_checkpoint(job) is None
+    assert "random states of 1 of 2 processes" in capsys.readouterr().out
+
+
+def test_a_shortage_in_vllm_is_told_from_one_in_training() -> None:
+    def generate(prompts: list[str]) -> list[str]:
+        raise RuntimeError("CUDA out of memory") if "long" in prompts else KeyError(prompts[0])
+
+    trainer = SimpleNamespace(vllm_generation=SimpleNamespace(generate=generate, sync_weights=lambda: "synced"))
+    training._mark_vllm(trainer)
+    training._mark_vllm(SimpleNamespace())  # where Transformers samples
+    assert trainer.vllm_generation.sync_weights() == "synced"
+    for prompts, kind, told in ((["long"], RuntimeError, Shortage("share")), (["x"], KeyError, None)):
+        with pytest.raises(kind) as caught:
+            trainer.vllm_generation.generate(prompts=prompts)
+        assert recognise(caught.value) == told
 
 
 def test_curves_show_what_was_measured_and_nothing_for_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +88,7 @@ def _require_plain_base(adapter: Adapter) -> str:
 def _merge(adapter: Adapter, out: Path, dtype: str, tokenizer: Path) -> int:
     from gwen25.merging import merge_adapter
 
-    size = merge_adapter(adapter.base, adapter.path, out, dtype=dtype, max_shard=MAX_SHARD, progress=_progress("merged"))
+    size = merge_adapter(adapter.base, adapter.path, out, dtype=dtype, max_shard=MAX_SHARD, progress=progress("merged"))
     _write_configs(adapter, out, dtype, tokenizer)
     for name in tokenizer_files.FILES:
         if (tokenizer / name).is_file():
@@ -180,12 +181,20 @@ def gguf(arguments: argparse.Namespace) -> int:
         facts = model.place.manifest.facts if model.place.manifest else {}
         licence = facts.get("license") or models.licence(model.place.hub or {}, model.path)
         # the checkpoint's own chat template: a merge of the store holds its format's, whatever else was trained holds its own
-        packing.convert(model.path, part, type, name=_label(model), licence=licence, progress=_progress("written"))
+        packing.convert(model.path, part, type, name=_label(model), licence=licence, progress=progress("written"))
         held, (tried, proof) = packing.inspect(part, type), _prove(part, model.path)
-    if proof is not None:
-        parity.write(proof, parity.beside(out))
+        _put_proof(proof, part, parity.beside(out.expanduser()))
     print(f"made  {arguments.out_file}  {type}, {held.bits_per_weight:g} bits a weight{_fallbacks(held.fallbacks)}; {tried}")
     return 0
+
+
+def _put_proof(proof: parity.Proof | None, part: Path, place: Path) -> None:
+    """Before the file itself, and by way of its scratch folder: a death leaves no file without its proof, and nothing half beside it."""
+    if proof is None:
+        place.unlink(missing_ok=True)  # of a file that this one replaces
+        return
+    parity.write(proof, parity.beside(part))
+    parity.beside(part).replace(place)
 
 
 def _prove(file: Path, model_dir: Path) -> tuple[str, parity.Proof | None]:
@@ -194,7 +203,7 @@ def _prove(file: Path, model_dir: Path) -> tuple[str, parity.Proof | None]:
     known = next((format for format in FORMATS.values() if format.jinja.rstrip("\n") == template), None)
     if known is not None:
         proof = parity.prove(file, model_dir, known)
-        return f"prompts and token ids agree in {', '.join(proof.here)}", proof
+        return f"prompts and token ids agree in {proof.covers}", proof
     if not llamacpp.can_load():
         return "not tried in llama.cpp (pip install 'gwen25[llamacpp]')", None
     return f"{_same_ids(file, model_dir)} token ids agree in llama.cpp, the chat template is the checkpoint's own", None
@@ -230,12 +239,13 @@ def _fallbacks(fallbacks: dict[str, str]) -> str:
     return f"; {len(fallbacks)} tensors have rows that the type does not divide and are stored otherwise" if fallbacks else ""
 
 
-def _progress(done: str) -> Any:
-    """Progress on a terminal, one line; nothing in a pipe."""
+def progress(done: str, unit: str = "tensors", size: int = 1) -> Callable[[int, int], None]:
+    """Progress on a terminal, one line, in units of `size`; nothing in a pipe."""
     if not sys.stderr.isatty():
         return lambda at, total: None
 
     def show(at: int, total: int) -> None:
-        print(f"\r{done} {at} of {total} tensors", end="\n" if at == total else "", file=sys.stderr, flush=True)
+        shown = f"\r{done} {at / size:,.0f} of {total / size:,.0f} {unit}"
+        print(shown, end="\n" if at == total else "", file=sys.stderr, flush=True)
 
     return show

@@ -3,13 +3,13 @@
 A file whose chat template is one of gwen25's gets that format's TEMPLATE, stops and system turn, and the proof of the flow's node. For any
 other template there is no TEMPLATE here that is known to write the same bytes. Without one Ollama chooses by itself: the file's own, or
 one of its list that looks alike and may write another prompt. So such a file is refused unless `--own-template` says that this is
-wanted; a server's choice is then held against the file's template, as llama.cpp renders it, before the name moves.
+wanted; a server's choice is then held against the file's template, as llama.cpp renders it. Both are published alike (`ollama.publish`):
+what the server shows, what it renders and three answers are looked at before the name moves.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +19,17 @@ from gwen25 import llamacpp, ollama_api, outside, parity
 from gwen25.chat import FORMATS, ChatFormat, prompt_text
 from gwen25.commands import node, outputs
 from gwen25.commands.common import say, warn
-from gwen25.commands.export import is_node
+from gwen25.commands.export import is_node, progress
 from gwen25.errors import BadInput, Unavailable
 from gwen25.gguf_header import read_header
-from gwen25.ollama import Package, check_gguf, modelfile, move, parameters, publish, staging_name, write_package
-from gwen25.ollama.package import check_name
+from gwen25.ollama import Package, Published, check_gguf, expected, modelfile, parameters, publish, write_package
+from gwen25.ollama.package import check_keys, check_name, context_length, end_token
 from gwen25.ollama_api import Ollama
-from gwen25.parity.dialogues import DIALOGUES
+from gwen25.parity import Proof
 
 LONGEST: Final = 32768  # tokens of context that are asked for where the user says nothing: the node's default
-OWN: Final = ("out", "num_ctx", "temperature", "top_p", "system", "own_template", "force")
+OWN: Final = ("out", "num_ctx", "temperature", "top_p", "system", "own_template", "smoke", "smoke_tokens", "force")
+SMOKE_TOKENS: Final = 8192  # the node's default
 _PROBES: Final = ("one turn", "a system turn", "several turns")  # dialogues that every template can write
 
 
@@ -36,23 +37,29 @@ def run(arguments: argparse.Namespace) -> int:
     """Package or publish; or the node."""
     if is_node(arguments, "gguf", "name", OWN):
         return node.run(arguments)
+    if arguments.out is not None and (arguments.smoke or arguments.smoke_tokens):
+        raise BadInput("--smoke and --smoke-tokens are for a server, which --out does not ask")
+    if arguments.smoke_tokens is not None and arguments.smoke_tokens < 1:
+        raise BadInput(f"--smoke-tokens {arguments.smoke_tokens}: at least 1")
     file, manifest = outside.gguf_file(arguments.gguf, warn)
     fields = read_header(file).fields
+    check_keys(file, fields)
     shape = _shape(file, fields, arguments.own_template)
     package = _package(arguments, file, fields, shape, manifest.facts if manifest else {})
     check_name(package.name)
     check_gguf(file, shape, package.parameters["num_ctx"])
-    _modelfile(package)  # values that a Modelfile cannot hold are refused before anything is sent or written
+    modelfile(package)  # values that a Modelfile cannot hold are refused before anything is sent or written
     proof = _proof(file, shape) if shape.ollama else None
-    return _write(package, arguments, proof) if arguments.out is not None else _send(package, shape)
+    return _write(package, arguments, proof) if arguments.out is not None else _send(package, shape, arguments)
 
 
-def _proof(file: Path, shape: ChatFormat) -> Path:
+def _proof(file: Path, shape: ChatFormat) -> Proof:
     """The proof of this very file: beside it, or in its artifact. Raises BadInput where there is none that holds."""
     own = parity.beside(file)
     found = own if own.is_file() or not (file.parent / parity.FILE).is_file() else file.parent / parity.FILE
-    parity.require(found, file, shape)
-    return found
+    proof = parity.require(found, file, shape)
+    say(f"{file.name} is proved in {proof.covers}")
+    return proof
 
 
 def _shape(file: Path, fields: Mapping[str, Any], own_template: bool) -> ChatFormat:
@@ -70,13 +77,13 @@ def _shape(file: Path, fields: Mapping[str, Any], own_template: bool) -> ChatFor
             f"{file} has a chat template that gwen25 has no TEMPLATE for ({', '.join(FORMATS)} have one). --own-template packages it "
             "without: Ollama then renders with the file's own template, or with one of its own list that looks alike"
         )
-    end = str(fields["tokenizer.ggml.tokens"][fields["tokenizer.ggml.eos_token_id"]])
+    end = end_token(file, fields)
     base = next(iter(FORMATS.values()))
     return replace(base, name="the file's own", jinja=str(template), ollama="", eos=end, stop=(end,))
 
 
 def _package(arguments: argparse.Namespace, file: Path, fields: Mapping[str, Any], shape: ChatFormat, facts: Mapping[str, Any]) -> Package:
-    context = int(fields.get(f"{fields.get('general.architecture')}.context_length") or LONGEST)
+    context = context_length(file, fields)
     num_ctx = min(LONGEST, context) if arguments.num_ctx is None else arguments.num_ctx
     if not 16 <= num_ctx <= context:
         raise BadInput(f"--num-ctx {num_ctx}: between 16 and the model's context of {context} tokens")
@@ -90,83 +97,50 @@ def _package(arguments: argparse.Namespace, file: Path, fields: Mapping[str, Any
     return Package(arguments.name, file, shape.ollama, system, sampling, None if licence is None else str(licence))
 
 
-def _modelfile(package: Package) -> str:
-    """Without a TEMPLATE where there is none: an empty one would be a template of nothing."""
-    text = modelfile(package)
-    return text if package.template else text.replace('TEMPLATE """"""\n', "", 1)
-
-
-def _write(package: Package, arguments: argparse.Namespace, proof: Path | None) -> int:
+def _write(package: Package, arguments: argparse.Namespace, proof: Proof | None) -> int:
     outputs.room(arguments.out, package.gguf.stat().st_size)
     with outputs.folder(arguments.out, force=arguments.force, mark="Modelfile") as part:
         write_package(package, part)
-        (part / "Modelfile").write_text(_modelfile(package), encoding="utf-8")
         if proof is not None:
-            shutil.copyfile(proof, part / parity.FILE)
+            parity.write(proof, part / parity.FILE)
     if not package.template:
         warn("no TEMPLATE: which template the server takes is not known before it has the model (`gwen25 ollama` without --out looks)")
     print(f"made  {arguments.out}  `ollama create {package.name} -f Modelfile` there makes the model")
     return 0
 
 
-def _send(package: Package, shape: ChatFormat) -> int:
+def _send(package: Package, shape: ChatFormat, arguments: argparse.Namespace) -> int:
     found = ollama_api.probe_server()
     if found is None:
         raise Unavailable(f"no Ollama server answers at {ollama_api.server_url()} (OLLAMA_HOST); start it, or --out DIR writes a package")
     server = Ollama(found[0])
     say(f"Ollama {found[1]} at {server.url}: making {package.name} of {package.gguf.name}")
-    if package.template:
-        made = publish(server, package, shape, smoke="report", warn=warn)
-        prompts = made.metrics.get("verified_prompts")
-    else:
-        prompts = _publish_own(server, package, shape)
-    print(f"made  {package.name}  {'no prompt' if prompts is None else f'{prompts} prompts'} held against {shape.name} template")
+    made = publish(
+        server,
+        package,
+        shape,
+        prompts=None if package.template else _own_prompts(package),
+        smoke=arguments.smoke or "require",
+        smoke_tokens=arguments.smoke_tokens or SMOKE_TOKENS,
+        warn=warn,
+        progress=progress("sent", "MB", 1_000_000),
+    )
+    print(f"made  {package.name}  {_told(made, shape)}")
     return 0
 
 
-def _publish_own(server: Ollama, package: Package, shape: ChatFormat) -> int | None:
-    """Create under a tag of its own, look which prompts the server renders, and only then move the name."""
-    digest = server.upload(package.gguf)
-    staging = staging_name(package.name, digest + _modelfile(package))
-    try:
-        server.create(
-            staging,
-            files={package.gguf.name: digest},
-            template="",
-            system=package.system,
-            parameters=package.parameters,
-            license=package.license,
-        )
-        made = server.digest(staging)
-        prompts = _compare(server, staging, package, shape)
-        move(server, staging, package.name, made)
-    finally:
-        try:
-            server.delete(staging)
-        except (BadInput, Unavailable) as error:
-            warn(f"{staging} may be left at the server ({error})")
-    return prompts
+def _told(made: Published, shape: ChatFormat) -> str:
+    prompts = made.metrics.get("verified_prompts")
+    asked, ended, ran = (made.metrics[f"smoke_{name}"] for name in ("prompts", "ended", "ran"))
+    run = "whether their programs run is not known" if ran is None else f"{ran} hold a program that runs"
+    held = "no prompt" if prompts is None else f"{prompts} prompts"
+    return f"{held} held against {shape.name} template; of {asked} answers {ended} ended by themselves, {run}"
 
 
-def _compare(server: Ollama, name: str, package: Package, shape: ChatFormat) -> int | None:
-    """How many prompts are the same at the server and in llama.cpp; None where one of the two does not tell."""
+def _own_prompts(package: Package) -> dict[str, str]:
+    """What the file's own template writes, in llama.cpp; nothing where that is not installed."""
     if not llamacpp.can_load():
-        warn("which template the server takes was not looked at: that needs llama.cpp (pip install 'gwen25[llamacpp]')")
-        return None
-    asked = {probe: list(DIALOGUES[probe]) for probe in _PROBES}
-    for messages in asked.values():
-        if messages[0]["role"] != "system" and package.system:
-            messages.insert(0, {"role": "system", "content": package.system})
+        warn("which template the server takes is not looked at: that needs llama.cpp (pip install 'gwen25[llamacpp]')")
+        return {}
     with llamacpp.LlamaCpp(package.gguf, n_ctx=512, quiet=True) as model:
-        wanted = {probe: model.render(messages) for probe, messages in asked.items()}
-    for probe, own in wanted.items():
-        rendered = server.rendered(name, asked[probe])
-        if rendered is None:
-            warn("the server does not tell the prompts that it renders: which template it takes is not known")
-            return None
-        if rendered != own:
-            raise BadInput(
-                f"the server renders {package.name} with another template than the file's own ({probe}: {rendered[:120]!r}, not "
-                f"{own[:120]!r}), so its name was not moved; start it with OLLAMA_GO_TEMPLATE=0"
-            )
-    return len(_PROBES)
+        return expected(package, model.render, _PROBES)

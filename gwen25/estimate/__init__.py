@@ -125,8 +125,8 @@ def misfits(config: Config, wanted: Collection[str], shape: Shape) -> tuple[list
         assert there is not None
         told = f"{name} needs about {node.peak.bytes / 1e9:.1f} GB ({node.peak.name}), and the {node.device} has {there / 1e9:.1f}"
         helped = f"; it would fit with {fit.told(node.remedy)}" if node.remedy else "; no setting that gwen25 knows would make it fit"
-        if node.verdict == "too large":
+        if node.verdict == "too large" and fit.verdict(fit.peak(memory.surely(config), shape, name).bytes, there) == "too large":
             refused.append(told + helped)
-        elif node.verdict == "close":
+        elif node.verdict in ("too large", "close"):
             close.append(told + helped)
     return refused, close

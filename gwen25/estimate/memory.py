@@ -27,6 +27,7 @@ from gwen25.estimate.terms import (
     Phase,
     Term,
     adapter_terms,
+    dora,
     layer,
     logits,
     on_gpu,
@@ -75,16 +76,33 @@ def micro_batch(section: SftConfig | GrpoConfig, world: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One micro-batch: `rows` of `length` tokens, of which `scored` bear loss; `padded`: rows of unequal length have a mask."""
+    """One micro-batch: `rows` of `length` tokens, of which `scored` bear loss; `padded`: rows of unequal length have a mask.
+
+    `longest`: tokens of its longest row, where packed sequences are the `rows`; 0 where nothing is packed.
+    """
 
     rows: int
     length: int
     scored: int
     padded: bool
+    longest: int = 0
 
     @property
     def tokens(self) -> int:
         return self.rows * self.length
+
+
+def surely(config: Config) -> Config:
+    """With the smallest micro-batch that a packed run of this config may have: one sequence.
+
+    `sft` counts as many sequences as a micro-batch has rows, which is the most: how many rows share a sequence, only the rows tell.
+    """
+    section = config.sft
+    if not section.packing:
+        return config
+    rows = section.per_device_train_batch_size * section.gradient_accumulation_steps
+    one = section.model_copy(update={"per_device_train_batch_size": 1, "gradient_accumulation_steps": rows})
+    return config.model_copy(update={"sft": one})
 
 
 def sft(config: Config, shape: Shape) -> tuple[Phase, ...]:
@@ -92,9 +110,11 @@ def sft(config: Config, shape: Shape) -> tuple[Phase, ...]:
     rows, length = micro_batch(section, world), min(config.dataset.max_length, section.max_length)
     if config.dataset.source == "samples":
         length = min(length, SAMPLE_ROW)
+    longest = length if section.packing else 0
+    length = section.max_length if section.packing else length  # sequences are filled up to it, however short the rows
     base = weights(shape, section.dtype, section.load_in_4bit)
     held = [process(config, "sft"), base, *adapter_terms(shape, section.lora_r, section.optim, world), *_rows(config, shape, section.optim)]
-    return _training(config, shape, section, held, _Step(rows, length, rows * length, padded=rows > 1))
+    return _training(config, shape, section, held, _Step(rows, length, rows * length, rows > 1 and not longest, longest))
 
 
 def grpo(config: Config, shape: Shape) -> tuple[Phase, ...]:
@@ -144,7 +164,10 @@ def _training(config: Config, shape: Shape, section: SftConfig | GrpoConfig, hel
     gpu, size, layers = on_gpu(config), SIZE[section.dtype], shape.num_hidden_layers
     masked = step.length if step.padded else 0
     rank = config.sft.lora_r
-    one = layer(shape, rank, section.dtype, step.tokens, masked=masked) + step.tokens * _eager(shape, section, step.length)
+    one = layer(shape, rank, section.dtype, step.tokens, masked=masked, packed=step.longest > 0) + step.tokens * _eager(
+        shape, section, step
+    )
+    one += dora(shape, rank, section.dtype, step.tokens) if config.sft.use_dora else 0
     every, boundary = layers * one, layers * step.tokens * shape.hidden_size * size
     kept = Term("activations", every, f"{layers} layers x {step.tokens:,} tokens; {_gb(boundary)} with gradient_checkpointing")
     work = [Term("gradients of a layer", step.tokens * size * 4 * (shape.intermediate_size + shape.hidden_size), "on their way back")]
@@ -162,9 +185,10 @@ def _gb(count: float) -> str:
     return f"{count / 1e9:.3g} GB"
 
 
-def _eager(shape: Shape, section: SftConfig | GrpoConfig, length: int) -> float:
-    """Scores that unfused attention saves for one token: softmax in float32 and its cast, for each head."""
-    return shape.num_attention_heads * length * (FLOAT + SIZE[section.dtype]) if section.attn_implementation == "eager" else 0.0
+def _eager(shape: Shape, section: SftConfig | GrpoConfig, step: _Step) -> float:
+    """Scores that unfused attention saves for one token: softmax in float32 and its cast, for each head. Packed, over the whole batch."""
+    attended = step.tokens if step.longest else step.length
+    return shape.num_attention_heads * attended * (FLOAT + SIZE[section.dtype]) if section.attn_implementation == "eager" else 0.0
 
 
 def _scores(shape: Shape, section: SftConfig | GrpoConfig, step: _Step) -> list[Term]:
@@ -173,12 +197,11 @@ def _scores(shape: Shape, section: SftConfig | GrpoConfig, step: _Step) -> list[
     float16 is what one chooses below compute capability 8.0, where there is no flash attention (transformers issue 48633).
     """
     grouped = shape.num_key_value_heads < shape.num_attention_heads
-    if section.dtype != "float16" or step.rows > 1 or section.attn_implementation != "sdpa" or not grouped:
+    if section.dtype != "float16" or (step.rows > 1 and not step.longest) or section.attn_implementation != "sdpa" or not grouped:
         return []
-    scores = shape.num_attention_heads * step.length**2
-    return [
-        Term("attention scores", scores * UNFUSED, f"{shape.num_attention_heads} heads x {step.length:,}^2 x {UNFUSED} bytes (assumed)")
-    ]
+    alone = step.longest or step.length  # packed rows are attended one after the other
+    scores = shape.num_attention_heads * alone**2
+    return [Term("attention scores", scores * UNFUSED, f"{shape.num_attention_heads} heads x {alone:,}^2 x {UNFUSED} bytes (assumed)")]
 
 
 def _heap(shape: Shape, section: SftConfig | GrpoConfig, kept: Term, one: float, step: _Step) -> Term:

@@ -77,20 +77,30 @@ def weights(shape: Shape, dtype: str, load_in_4bit: bool = False) -> Term:
     return Term("weights", shape.linear * NF4 + rest * size, f"{shape.linear:,} in 4 bits with their scales, {rest:,} x {size} bytes")
 
 
-def layer(shape: Shape, rank: int, dtype: str, tokens: int, *, masked: int = 0) -> float:
+def layer(shape: Shape, rank: int, dtype: str, tokens: int, *, masked: int = 0, packed: bool = False) -> float:
     """Bytes that autograd saves in one layer of a LoRA model with fused attention.
 
     `masked`: tokens of a padded row, 0 where no row is padded; a mask makes each layer save one of its own, in full, and
-    spreads keys and values over all heads.
+    spreads keys and values over all heads. `packed`: in float32 what each row attended to is kept once more, beside the others'.
     """
     hidden, inner, queries, keys = shape.hidden_size, shape.intermediate_size, shape.hidden_size, shape.kv_size
     attended = 2 * queries + 2 * (queries if masked else keys) + masked
     statistics = FLOAT * (2 + shape.num_attention_heads)  # of two norms, and of each head's softmax
     if dtype == "float32":
-        return tokens * (FLOAT * (4 * hidden + attended + 4 * inner + 7 * rank) + statistics)
+        return tokens * (FLOAT * (4 * hidden + attended + packed * queries + 4 * inner + 7 * rank) + statistics)
     # 16 bits under autocast: the two norms save float32, each LoRA input is cast anew, and so are the LoRA weights
     of_token = 2 * (6 * hidden + attended + 4 * inner + 7 * rank) + 2 * FLOAT * hidden + statistics
     return tokens * of_token + 2 * shape.lora(rank) / shape.num_hidden_layers
+
+
+def dora(shape: Shape, rank: int, dtype: str, tokens: int) -> float:
+    """Bytes that autograd saves in one layer beside `layer`'s where PEFT 0.21 trains DoRA.
+
+    Each projection's output twice; and, to know the norms of its rows, PEFT sends an identity matrix as wide as its input through A.
+    """
+    ins, outs = ([side[at] for side in shape.projections] for at in (0, 1))
+    identity = sum(width**2 + rank * width for width in ins)
+    return SIZE[dtype] * (2 * tokens * sum(outs) + identity) + 3 * FLOAT * sum(outs)
 
 
 def adapter_terms(shape: Shape, rank: int, optim: str, world: int, copies: int = 1) -> list[Term]:

@@ -11,6 +11,7 @@ a copy of the embedding it is tied to is left out, where the converter writes th
     source        which tensors lie where in the safetensors files
     architecture  what each is called in a GGUF, and the model's keys
     vocabulary    the tokenizer's keys
+    agreement     the files beside tokenizer.json name the same tokens
     header        keys and tensors' places, as bytes
     numbers       pieces of a tensor in another type
     stream        made ahead by threads, on their way to the disk meanwhile

@@ -2,8 +2,8 @@
 
     add_tokenizer(writer, model_dir, config, chat_format)
 
-Byte-level BPE under a split that llama.cpp has a name for; anything else is refused by name. Not here: Python tokenizers,
-sentencepiece.
+Byte-level BPE under a split that llama.cpp has a name for; anything else is refused by name. Not here: what other files say of the
+tokens (`agreement`), Python tokenizers, sentencepiece.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from gwen25.chat import ChatFormat
 from gwen25.errors import BadInput
+from gwen25.gguf_writer.agreement import Held, looks_special, require_agreement
 
 # The pre-tokenizer that llama.cpp calls "qwen2". Another regex under that name would split text otherwise, in silence.
 QWEN2_REGEX: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -30,6 +31,7 @@ class _Vocabulary:
     types: list[int]
     ids: dict[str, int]
     merges: list[str]
+    added: set[str]
     controls: set[str]  # the added tokens that are special, or look so to llama.cpp
     split: str
     byte_level: bool  # its post-processor, which says that nothing is put round a text
@@ -51,10 +53,13 @@ def add_tokenizer(writer: Any, model_dir: Path, config: Mapping[str, Any], chat_
             if token not in vocabulary.ids:
                 raise BadInput(f"{model_dir}/tokenizer.json has no token {token}, the {role} of the chat format {chat_format.name}")
             special.special_token_ids[role] = vocabulary.ids[token]
-    _require_agreement(model_dir, vocabulary)
+    require_agreement(model_dir, Held(vocabulary.ids, vocabulary.added, vocabulary.controls))
     if chat_format is not None or vocabulary.byte_level:
         # a token of its own in front of the prompt would shift everything
         special.add_special_token.update(bos=False, eos=False)
+    no_bos = writer.arch == "llama" and config["vocab_size"] == _NO_BOS_ROWS
+    if no_bos and "bos" in special.add_special_token:
+        special.add_special_token["bos"] = False
     if writer.arch == "llama":
         _add_space_prefix(writer, model_dir / "tokenizer_config.json")
     writer.add_tokenizer_model("gpt2")
@@ -62,7 +67,7 @@ def add_tokenizer(writer: Any, model_dir: Path, config: Mapping[str, Any], chat_
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     special.add_to_gguf(writer, quiet=True)
-    if writer.arch == "llama" and config["vocab_size"] == _NO_BOS_ROWS:
+    if no_bos and "bos" not in special.add_special_token:
         writer.add_add_bos_token(False)
 
 
@@ -80,12 +85,12 @@ def _vocabulary(model_dir: Path, rows: int) -> _Vocabulary:
     file = model_dir / "tokenizer.json"
     try:
         parts = json.loads(file.read_text(encoding="utf-8"))
-        split = _split(file, parts)
+        split = split_name(file, parts)
         _require_known_normalizer(file, parts.get("normalizer"))
         added = {token["content"]: token for token in parts["added_tokens"]}
         ids: dict[str, int] = {**parts["model"]["vocab"], **{content: token["id"] for content, token in added.items()}}
         merges = _merges(parts["model"]["merges"])
-        controls = {content for content, token in added.items() if token["special"] or _looks_special(content)}
+        controls = {content for content, token in added.items() if token["special"] or looks_special(content)}
         _require_rows(file, ids, rows)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{file} cannot be read as a tokenizer: {error!r}") from error
@@ -96,7 +101,7 @@ def _vocabulary(model_dir: Path, rows: int) -> _Vocabulary:
         tokens[row], types[row] = token, int(TokenType.NORMAL)
         if token in added:
             types[row] = int(TokenType.CONTROL if token in controls else TokenType.USER_DEFINED)
-    return _Vocabulary(tokens, types, ids, merges, controls, split, _adds_nothing(file, parts.get("post_processor")))
+    return _Vocabulary(tokens, types, ids, merges, set(added), controls, split, _adds_nothing(file, parts.get("post_processor")))
 
 
 def _require_rows(file: Path, ids: Mapping[str, Any], rows: int) -> None:
@@ -109,51 +114,12 @@ def _require_rows(file: Path, ids: Mapping[str, Any], rows: int) -> None:
             raise BadInput(f"{file}: token id {row} has no row in an embedding of {rows}")
 
 
-def _require_agreement(model_dir: Path, vocabulary: _Vocabulary) -> None:
-    """tokenizer_config.json may add tokens of its own, which transformers gives ids as it loads; a GGUF made without them lacks them."""
-    file = model_dir / "tokenizer_config.json"
-    if not file.is_file():
-        return
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        decoder = {int(row): token for row, token in (settings.get("added_tokens_decoder") or {}).items()}
-        wrong = [token["content"] for row, token in decoder.items() if not _agrees(vocabulary, row, token)]
-        wrong += [token for token in _named(settings) if token not in vocabulary.controls]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{file} cannot be read: {error!r}") from error
-    if wrong:
-        raise BadInput(
-            f"{file} names the added token {wrong[0]!r}, which tokenizer.json does not hold, or holds with another id or as not special; "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes both anew"
-        )
-
-
-def _agrees(vocabulary: _Vocabulary, row: int, token: Mapping[str, Any]) -> bool:
-    content = token["content"]
-    special = bool(token.get("special", False)) or _looks_special(content)
-    return vocabulary.ids.get(content) == row and special == (content in vocabulary.controls)
-
-
-def _named(settings: Mapping[str, Any]) -> list[str]:
-    """The tokens that have a part to play: eos_token, pad_token ..., and those of the lists, each a text or a mapping with `content`."""
-    named = [value for key, value in settings.items() if key.endswith("_token") and not isinstance(value, bool)]
-    for key in ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"):
-        more = settings.get(key) or []
-        named += more.values() if isinstance(more, dict) else more
-    return [token["content"] if isinstance(token, dict) else str(token) for token in named if token is not None]
-
-
 def _merges(merges: list[Any]) -> list[str]:
     """Each merge as one string, parted by a blank: the older spelling of tokenizer.json, whose newer one has pairs."""
     return [pair if isinstance(pair, str) else f"{pair[0].replace(' ', 'Ġ')} {pair[1].replace(' ', 'Ġ')}" for pair in merges]
 
 
-def _looks_special(token: str) -> bool:
-    """llama.cpp's opinion of an added token that is not marked as special."""
-    return token in ("<pad>", "<mask>") or (token.startswith(("<|", "<｜", "<unused")) and token.endswith(("|>", "｜>", ">")))
-
-
-def _split(file: Path, parts: Mapping[str, Any]) -> str:
+def split_name(file: Path, parts: Mapping[str, Any]) -> str:
     """llama.cpp's name of the rule by which the tokenizer divides a text before it merges. Raises BadInput for one that has none here."""
     kind = parts["model"].get("type")
     if kind not in (None, "BPE"):

@@ -7,6 +7,6 @@
 """
 
 from gwen25.ollama.package import Package, check, check_gguf, modelfile, parameters, write_package
-from gwen25.ollama.publish import move, publish, staging_name
+from gwen25.ollama.publish import Published, expected, publish, staging_name
 
-__all__ = ["Package", "check", "check_gguf", "modelfile", "move", "parameters", "publish", "staging_name", "write_package"]
+__all__ = ["Package", "Published", "check", "check_gguf", "expected", "modelfile", "parameters", "publish", "staging_name", "write_package"]

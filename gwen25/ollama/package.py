@@ -1,5 +1,6 @@
 """What makes a model in Ollama, checked before anything is sent, and the folder that `ollama create -f Modelfile` takes.
 
+    check_keys(file, fields)             what is read below, and by Ollama, is in the file's header
     check_gguf(file, shape, num_ctx)     a GGUF that Ollama would take and then serve wrongly
     check(package, shape)                name, values and template, as its parser and its server read them
     write_package(package, folder)       Modelfile, the GGUF, README.md
@@ -30,11 +31,13 @@ _NEEDED: Final = (
     *(f"tokenizer.ggml.{key}" for key in ("model", "pre", "tokens", "token_type", "merges", "eos_token_id")),
     "general.file_type",
 )
+_MEND: Final = "make it again with `gwen25 gguf`"
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What makes the model, for the Modelfile and the REST request alike. `parameters` in Ollama's names."""
+    """What makes the model, for the Modelfile and the REST request alike. `parameters` in Ollama's names; `template` is empty where the
+    choice is left to Ollama."""
 
     name: str
     gguf: Path
@@ -51,20 +54,40 @@ def parameters(num_ctx: int, temperature: float, top_p: float, shape: ChatFormat
     return {"num_ctx": num_ctx, **sampling, "stop": list(shape.stop)}
 
 
+def check_keys(file: Path, fields: Mapping[str, Any]) -> None:
+    """Raises BadInput for a header without a key that Ollama needs."""
+    needed = (*_NEEDED, *(f"{fields.get('general.architecture')}.{key}" for key in _OF_THE_ARCHITECTURE))
+    if missing := [key for key in needed if key not in fields]:
+        raise BadInput(f"{file}: the GGUF lacks {', '.join(missing)}; {_MEND}")
+
+
+def end_token(file: Path, fields: Mapping[str, Any]) -> str:
+    """The text of the token that ends a turn. Raises BadInput where the header names none."""
+    tokens, row = fields.get("tokenizer.ggml.tokens"), fields.get("tokenizer.ggml.eos_token_id")
+    if not isinstance(tokens, list) or isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(tokens):
+        held = len(tokens) if isinstance(tokens, list) else "no"
+        raise BadInput(f"{file}: the GGUF's end token (tokenizer.ggml.eos_token_id = {row!r}) is none of its {held} tokens; {_MEND}")
+    return str(tokens[row])
+
+
+def context_length(file: Path, fields: Mapping[str, Any]) -> int:
+    """The model's own context in tokens. Raises BadInput where the header tells none."""
+    key = f"{fields.get('general.architecture')}.context_length"
+    context = fields.get(key)
+    if isinstance(context, bool) or not isinstance(context, int) or context < 1:
+        raise BadInput(f"{file}: the GGUF's {key} = {context!r} is no number of tokens; {_MEND}")
+    return context
+
+
 def check_gguf(file: Path, shape: ChatFormat, num_ctx: int) -> None:
     """Raises BadInput for a GGUF that Ollama would take and then serve wrongly."""
     fields = read_header(file).fields
-    architecture = fields.get("general.architecture")
-    needed = (*_NEEDED, *(f"{architecture}.{key}" for key in _OF_THE_ARCHITECTURE))
-    if missing := [key for key in needed if key not in fields]:
-        raise BadInput(f"{file}: the GGUF lacks {', '.join(missing)}; make it again with `gwen25 gguf`")
-    if fields.get("tokenizer.chat_template") != shape.jinja:
+    check_keys(file, fields)
+    if str(fields.get("tokenizer.chat_template", "")).rstrip("\n") != shape.jinja.rstrip("\n"):
         raise BadInput(f"{file}: the GGUF holds another chat template than {shape.name}; Ollama might prefer it to the Modelfile's")
-    end = fields["tokenizer.ggml.tokens"][fields["tokenizer.ggml.eos_token_id"]]
-    if end != shape.eos:
+    if (end := end_token(file, fields)) != shape.eos:
         raise BadInput(f"{file}: the GGUF ends at {end}, the chat format {shape.name} at {shape.eos}; it would never stop")
-    context = fields[f"{architecture}.context_length"]
-    if num_ctx > context:
+    if num_ctx > (context := context_length(file, fields)):
         raise BadInput(f"ollama.num_ctx = {num_ctx} is more than the model's context of {context} tokens; set ollama.num_ctx={context}")
 
 
@@ -116,7 +139,9 @@ def write_package(package: Package, folder: Path) -> None:
 
 def modelfile(package: Package) -> str:
     """The Modelfile's text. Raises BadInput for a value that its syntax cannot hold."""
-    lines = [f"FROM ./{package.gguf.name}", f"TEMPLATE {_quoted('template', package.template)}"]
+    lines = [f"FROM ./{package.gguf.name}"]
+    if package.template:  # an empty one would be a template of nothing
+        lines.append(f"TEMPLATE {_quoted('template', package.template)}")
     if package.system:
         lines.append(f"SYSTEM {_quoted('system', package.system)}")
     for name, value in package.parameters.items():

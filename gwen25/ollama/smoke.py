@@ -4,7 +4,8 @@
 
 Two kinds of fault. The server's (an end token that shows in the text, an end for no reason that a turn ends for) is never right:
 `ask` raises. The model's (cut off, no program, one that crashes) is told in `Answer.fault`: what it means is `publish`'s to say.
-Answers run in the sandbox and nowhere else; where there is none, whether they run is unknown.
+Answers run in the sandbox and nowhere else; where it gives no verdict, whether they run is unknown: no fault, and no proof either. Which
+form a model of others was trained to answer in is unknown too: it must end, and hand in a program that runs.
 """
 
 from __future__ import annotations
@@ -44,21 +45,21 @@ _RAN: Final = ("passed", "wrong")  # to its end on each test, or to the first th
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer. `status` is the sandbox's verdict (None: no program; "unknown" also where there is no sandbox); `fault` says what the
-    model did not do."""
+    """One answer. `well_formed` is None for a model of others; `status` is the sandbox's verdict (None: no program; "unknown" also where
+    there is no sandbox); `fault` says what the model did not do."""
 
     problem: str
     done_reason: str
     tokens: int | None
     thinking: str
     content: str
-    well_formed: bool
+    well_formed: bool | None
     status: str | None
     fault: str | None
 
 
 def ask(server: Ollama, name: str, problem: Problem, shape: ChatFormat, *, tokens: int, thinks: bool) -> Answer:
-    """One problem, answered greedily. `thinks`: the server splits reasoning from answer."""
+    """One problem, answered greedily. `thinks`: the server splits reasoning from answer. A shape without TEMPLATE is a model of others."""
     thinking, content, last = "", "", dict[str, Any]()
     for last in server.stream(name, problem_messages(problem), {"num_predict": tokens, "temperature": 0}):
         message = last.get("message") or {}
@@ -71,11 +72,12 @@ def ask(server: Ollama, name: str, problem: Problem, shape: ChatFormat, *, token
         raise BadInput(f"{name} shows {shown[0]} in its answer: the server does not stop at it")
     # a server that splits has cut the tag away: content is there only where the reasoning was closed
     text = f"{thinking}\n{THINK_CLOSE}\n\n{content}" if thinks and content else thinking + content
-    parsed, program = shape.parse(text), shape.program(text)
+    ours = bool(shape.ollama)
+    well_formed, program = shape.parse(text).well_formed if ours else None, shape.program(text, unclosed=not ours)
     status = _run(problem, program) if program is not None else None
     count = last.get("eval_count")
-    fault = _fault(reason, parsed.well_formed, program, status)
-    return Answer(problem.id, reason, count if isinstance(count, int) else None, thinking, content, parsed.well_formed, status, fault)
+    fault = _fault(reason, well_formed, program, status)
+    return Answer(problem.id, reason, count if isinstance(count, int) else None, thinking, content, well_formed, status, fault)
 
 
 def _run(problem: Problem, program: str) -> str:
@@ -87,25 +89,26 @@ def _run(problem: Problem, program: str) -> str:
         return "unknown"
 
 
-def _fault(reason: str, well_formed: bool, program: str | None, status: str | None) -> str | None:
+def _fault(reason: str, well_formed: bool | None, program: str | None, status: str | None) -> str | None:
     if reason == "length":
         return "it was cut off before it ended its turn"
     if program is None:
         return "it hands in no program"
-    if not well_formed:
+    if well_formed is False:
         return "it is not in the form that was trained"
     return None if status in (*_RAN, "unknown") else f"its program ended in {status}"
 
 
 def metrics(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Counts over the answers. Whether programs run and pass is None where one of them could not be judged."""
+    """Counts over the answers. Whether programs run and pass is None where one of them could not be judged, their form where none is
+    known."""
     counts = [answer.tokens for answer in answers if answer.tokens is not None]
-    statuses = [answer.status for answer in answers]
+    statuses, forms = [answer.status for answer in answers], [answer.well_formed for answer in answers if answer.well_formed is not None]
     judged = "unknown" not in statuses
     return {
         "smoke_prompts": len(answers),
         "smoke_ended": sum(answer.done_reason == "stop" for answer in answers),
-        "smoke_well_formed": sum(answer.well_formed for answer in answers),
+        "smoke_well_formed": sum(forms) if len(forms) == len(answers) else None,
         "smoke_ran": sum(status in _RAN for status in statuses) if judged else None,
         "smoke_passed": statuses.count("passed") if judged else None,
         "smoke_tokens": sum(counts) if counts else None,

@@ -6,11 +6,15 @@
 
 The reference is the chat format's own render and the checkpoint's tokenizer.json. Held against it: the GGUF's metadata and Transformers,
 always; llama.cpp, where xllamacpp is installed; vLLM, where the running interpreter or one of `runtime.python` holds it. Each is
-asked for prompts (with and without the opened turn), ids, what it adds to a bare text, and the tokens that end an answer. An engine
-that is not here is in the file as absent, with the reason. Ollama is held against the same dialogues once its server has the model.
+asked for prompts (with and without the opened turn), ids, what it adds to a bare text, and the tokens that end an answer. Of the
+metadata the tokenizer's kind, the split's name, every token's text and type, the merges, and that rows of padding are unused are
+compared, and a tokenizer made of them alone is asked for ids (`spelling`). An engine that is not here is in the file as absent, with
+the reason. Ollama is held against the same dialogues once its server has the model.
 
-The file names the GGUF and the format by digest, so a proof of another file is no proof. It is no signature: who can write the file
-can write the proof. Not here: weights (`score` compares what the forms say).
+The file names the GGUF and the format by digest, so a proof of another file is no proof. One made where llama.cpp was absent is made
+whole by `require` where it is present: the metadata, which are proved, stand for the checkpoint. vLLM reads the checkpoint, never the
+GGUF, and is asked with the GGUF's making alone. It is no signature: who can write the file can write the proof.
+Not here: weights (`score` compares what the forms say).
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,8 +35,9 @@ from gwen25.parity import engines
 from gwen25.parity.engines import Seen
 
 FILE: Final = "parity.json"
-_VERSION: Final = 1  # of what is compared: an older proof proves less
+_VERSION: Final = 2  # of what is compared: an older proof proves less
 _ALWAYS: Final = ("gguf", "transformers")
+_LLAMA_CPP: Final = "llama.cpp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +63,21 @@ class Proof:
     def here(self) -> list[str]:
         return [name for name, engine in self.engines.items() if engine.absent is None]
 
+    @property
+    def covers(self) -> str:
+        """The engines by name, and those that it proves nothing of: "gguf, transformers (not: llama.cpp)"."""
+        absent = [name for name in self.engines if name not in self.here]
+        return ", ".join(self.here) + (f" (not: {', '.join(absent)})" if absent else "")
+
 
 def prove(file: Path, model_dir: Path, shape: ChatFormat, *, threads: int | None = None, interpreters: Iterable[str] = ()) -> Proof:
     """Ask every engine. Raises Gwen25Error at the first that differs or does not load the file, naming what differs."""
     reference = engines.expected(model_dir, shape)
-    found = {"gguf": _held(f"{file.name}: its metadata", None, engines.gguf_header(file, reference), reference)}
+    found = {"gguf": _held(f"{file.name}: its metadata", None, engines.gguf_header(file, reference, shape), reference)}
     version, [seen] = engines.transformers([model_dir], shape)
     found["transformers"] = _held(f"{model_dir.name}: Transformers", version, seen, reference)
     found["vllm"] = _vllm(engines.interpreter("vllm", tuple(interpreters)), model_dir, shape, reference)
-    found["llama.cpp"] = _llama_cpp(file, reference, shape, threads)
+    found[_LLAMA_CPP] = _llama_cpp(file, reference, shape, threads)
     return Proof(sha256_of(file), {"name": shape.name, "digest": shape.digest}, found)
 
 
@@ -109,13 +120,18 @@ _SAYS: Final = {
     "error": "does not read the checkpoint",
     "prompts": "renders another prompt than the chat format",
     "histories": "renders another history than the chat format",
+    "special": "spells a special token in pieces",
+    "model": "holds a tokenizer of another kind than the checkpoint",
+    "split": "splits a text by another rule than the checkpoint",
+    "types": "holds a token of another type than the checkpoint",
+    "vocabulary": "holds another vocabulary than the checkpoint",
+    "padding": "holds tokens in rows that the checkpoint has none for",
+    "merges": "holds other merges than the checkpoint",
+    "words": "holds no whole tokenizer",
     "ids": "tokenizes otherwise than the checkpoint",
     "added": "adds tokens of its own to a text, or loses some",
     "stops": "ends an answer otherwise than the chat format",
-    "special": "spells a special token in pieces",
     "template": "holds another chat template than the chat format's",
-    "vocabulary": "holds another vocabulary than the checkpoint",
-    "merges": "holds other merges than the checkpoint",
 }
 
 
@@ -163,8 +179,11 @@ def beside(gguf: Path) -> Path:
     return gguf.with_name(f"{gguf.name}.{FILE}")
 
 
-def require(proof_file: Path, gguf: Path, shape: ChatFormat) -> Proof:
-    """The proof of this very GGUF in this format, or BadInput that says what it is instead and who makes the right one."""
+def require(proof_file: Path, gguf: Path, shape: ChatFormat, threads: int | None = None) -> Proof:
+    """The proof of this very GGUF in this format, or BadInput that says what it is instead and who makes the right one.
+
+    Where it was made without llama.cpp and this machine has it, the file is tried there too: Gwen25Error where it differs.
+    """
     proof, mend = read(proof_file), "make the GGUF again with `gwen25 gguf`"
     if proof.chat_format != {"name": shape.name, "digest": shape.digest}:
         raise BadInput(f"{proof_file} proves another chat format ({proof.chat_format.get('name')}) than {shape.name} as it is now; {mend}")
@@ -172,4 +191,6 @@ def require(proof_file: Path, gguf: Path, shape: ChatFormat) -> Proof:
         raise BadInput(f"{proof_file} proves another file than {gguf.name}, which was changed since; {mend}")
     if missing := [name for name in _ALWAYS if name not in proof.here]:
         raise BadInput(f"{proof_file} proves nothing of {missing[0]}; {mend}")
-    return proof
+    if _LLAMA_CPP in proof.here or not llamacpp.can_load():
+        return proof
+    return replace(proof, engines={**proof.engines, _LLAMA_CPP: _llama_cpp(gguf, engines.by_its_words(gguf, shape), shape, threads)})

@@ -1,7 +1,8 @@
 """What each engine sees: prompts, token ids, where an answer ends. One function an engine, all in the same nouns, and the reference.
 
-    expected(model_dir, shape)              the chat format's own render, the checkpoint's tokenizer.json
-    gguf_header(file, shape)                a GGUF's own words; needs nothing but the file
+    expected(model_dir, shape)              the reference: the chat format's own render, the checkpoint's tokenizer.json
+    by_its_words(file, shape)               the same of a file that is proved: its metadata in the checkpoint's place
+    gguf_header(file, reference, shape)     a GGUF's own words, and the ids that they make; needs nothing but the file
     llama_cpp(file, shape)                  llama.cpp, in this process; an answer is made to end, or not to
     transformers([folder], shape)           Transformers, in a process of its own unless this one holds it
     vllm(python, [folder], shape)           vLLM, in an interpreter that holds it
@@ -16,7 +17,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,12 +27,13 @@ from gwen25 import llamacpp
 from gwen25.chat import ChatFormat
 from gwen25.errors import BadInput, Gwen25Error
 from gwen25.gguf_header import read_header
-from gwen25.parity import hf_child
+from gwen25.gguf_writer.agreement import looks_special
+from gwen25.gguf_writer.vocabulary import split_name
+from gwen25.parity import hf_child, spelling
 from gwen25.parity.dialogues import BARE, DIALOGUES, texts
 
 Seen = dict[str, dict[str, Any]]
 _CHILD_SECONDS: Final = 600  # importing vLLM takes 10 s on two idle cores
-_CONTROL: Final = 3  # tokenizer.ggml.token_type of a token that text spells in one piece
 _OPENING: Final = "<|im_start|>"
 
 
@@ -41,47 +43,90 @@ def expected(model_dir: Path, shape: ChatFormat) -> Seen:
 
     file = model_dir / "tokenizer.json"
     try:
-        tokenizer, merges = Tokenizer.from_file(str(file)), _merges(file)
+        tokenizer, parts = Tokenizer.from_file(str(file)), json.loads(file.read_text(encoding="utf-8"))
+        merges, types = _merges(parts), _types(parts)
     except Exception as error:  # the library raises bare Exceptions
         raise BadInput(f"{file} cannot be read as a byte-level BPE tokenizer: {error!r}") from error
-    prompts = {name: shape.render(messages) for name, messages in DIALOGUES.items()}
-    named = {**prompts, **texts(shape)}
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     return {
-        "prompts": prompts,
-        "histories": {name: shape.render(messages, add_generation_prompt=False) for name, messages in DIALOGUES.items()},
-        "ids": {name: tokenizer.encode(text, add_special_tokens=False).ids for name, text in named.items()},
-        "added": {"bos": False, "eos": False, "ids": tokenizer.encode(BARE, add_special_tokens=False).ids},
-        "stops": {"eos": shape.eos, "ends": sorted(shape.stop)},
+        **_wanted(lambda text: tokenizer.encode(text, add_special_tokens=False).ids, shape),
         "special": dict.fromkeys((_OPENING, *shape.stop), True),
-        "template": {"jinja": shape.jinja.rstrip("\n"), "go": shape.ollama},
-        "vocabulary": {str(row): token for token, row in tokenizer.get_vocab(with_added_tokens=True).items()},
+        "model": {"model": spelling.MODEL},
+        "split": {"pre": _split(file, parts)},
+        "types": {str(row): types.get(token, spelling.NORMAL) for token, row in vocabulary.items()},
+        "vocabulary": {str(row): token for token, row in vocabulary.items()},
+        "padding": {"in use": []},
         "merges": {"all": _digest(merges)},
     }
 
 
-def _merges(file: Path) -> list[str]:
-    merges = json.loads(file.read_text(encoding="utf-8"))["model"]["merges"]
-    return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+def by_its_words(file: Path, shape: ChatFormat) -> Seen:
+    """What an engine must say of a GGUF whose metadata are proved to be its checkpoint's. Raises BadInput as `spelling.encoder`."""
+    return _wanted(spelling.encoder(read_header(file).fields), shape)
+
+
+def _wanted(ids: Callable[[str], list[int]], shape: ChatFormat) -> Seen:
+    prompts = {name: shape.render(messages) for name, messages in DIALOGUES.items()}
+    return {
+        "prompts": prompts,
+        "histories": {name: shape.render(messages, add_generation_prompt=False) for name, messages in DIALOGUES.items()},
+        "ids": {name: ids(text) for name, text in {**prompts, **texts(shape)}.items()},
+        "added": {"bos": False, "eos": False, "ids": ids(BARE)},
+        "stops": {"eos": shape.eos, "ends": sorted(shape.stop)},
+        "template": {"jinja": shape.jinja.rstrip("\n"), "go": shape.ollama},
+    }
+
+
+def _merges(parts: Mapping[str, Any]) -> list[str]:
+    return [merge if isinstance(merge, str) else " ".join(merge) for merge in parts["model"]["merges"]]
+
+
+def _types(parts: Mapping[str, Any]) -> dict[str, int]:
+    """Of the added tokens, as llama.cpp types them: one that shows in an answer is user-defined, the others are control tokens."""
+    return {
+        token["content"]: spelling.CONTROL if token["special"] or looks_special(token["content"]) else spelling.USER_DEFINED
+        for token in parts.get("added_tokens") or ()
+    }
+
+
+def _split(file: Path, parts: Mapping[str, Any]) -> str | None:
+    """llama.cpp's name of the checkpoint's split; None for one that it has no name for, of which no GGUF is made."""
+    try:
+        return split_name(file, parts)
+    except BadInput:
+        return None
 
 
 def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def gguf_header(file: Path, reference: Seen) -> Seen:
-    """A GGUF's metadata. Rows beyond the reference's vocabulary are padding of the matrix, and not told."""
+def gguf_header(file: Path, reference: Seen, shape: ChatFormat) -> Seen:
+    """A GGUF's metadata, and the ids that a tokenizer made of them gives. Of rows beyond the reference's vocabulary, which are padding of
+    the matrix, those are told that a text or an answer could use."""
     fields = read_header(file).fields
     tokens, types = fields.get("tokenizer.ggml.tokens", []), fields.get("tokenizer.ggml.token_type", [])
     eos = fields.get("tokenizer.ggml.eos_token_id")
-    control = {token for token, type in zip(tokens, types, strict=False) if type == _CONTROL}
-    return {
+    control = {token for token, type in zip(tokens, types, strict=False) if type == spelling.CONTROL}
+    told: Seen = {
         "template": {"jinja": str(fields.get("tokenizer.chat_template", "")).rstrip("\n")},
-        "stops": {"eos": tokens[eos] if isinstance(eos, int) and eos < len(tokens) else None},
+        "stops": {"eos": tokens[eos] if isinstance(eos, int) and 0 <= eos < len(tokens) else None},
         "added": {side: bool(fields.get(f"tokenizer.ggml.add_{side}_token", False)) for side in ("bos", "eos")},
         "special": {token: token in control for token in reference["special"]},
+        "model": {"model": fields.get("tokenizer.ggml.model")},
+        "split": {"pre": fields.get("tokenizer.ggml.pre")},
+        "types": {row: types[int(row)] if int(row) < len(types) else None for row in reference["types"]},
         "vocabulary": {row: tokens[int(row)] if int(row) < len(tokens) else None for row in reference["vocabulary"]},
+        "padding": {
+            "in use": [row for row, type in enumerate(types) if type != spelling.UNUSED and str(row) not in reference["vocabulary"]]
+        },
         "merges": {"all": _digest(fields.get("tokenizer.ggml.merges", []))},
     }
+    try:
+        ids = spelling.encoder(fields)
+    except BadInput as error:
+        return {**told, "words": {"says": str(error)}}
+    return {**told, "ids": {name: ids(text) for name, text in {**reference["prompts"], **texts(shape)}.items()}}
 
 
 def llama_cpp(file: Path, reference: Seen, shape: ChatFormat, threads: int | None = None) -> Seen:

@@ -140,7 +140,13 @@ class _Model:
             torch.set_num_threads(job.runtime.num_threads)
         where, revision = self._where()
         return Transformers(
-            where, chat_format, dtype=config.dtype, device=job.runtime.device, batch_size=config.batch_size, revision=revision
+            where,
+            chat_format,
+            dtype=config.dtype,
+            device=job.runtime.device,
+            batch_size=config.batch_size,
+            revision=revision,
+            at_once=job.at_once,
         )
 
     def _openai(self, config: EvaluateConfig, chat_format: ChatFormat) -> OpenAIServer:

@@ -8,11 +8,14 @@ that the KL holds on to. Prompts are rendered here as text, so no template of TR
 format's stop tokens.
 
     payload/   a PEFT adapter directory with its tokenizer, laid out as SFT's
-    aside/     metrics.jsonl, completions.jsonl (samples with their rewards), rewards.jsonl (counts by step), curves.png, judge/
+    aside/     metrics.jsonl, completions.jsonl (whole groups with their rewards), rewards.jsonl (counts by step), report.md (warnings,
+               samples), curves.png, judge/
+
+What goes wrong quietly is warned of (`grpo_watch`): in the log, at the step where it is seen; in facts and report.md at the end.
 
 How this differs from TRL's defaults: the order of the prompts is fixed for the whole run (TRL's own sampler forgets its
 place when a run is resumed after the first epoch), and no prompt is left out because it fills no whole batch.
-A smaller micro-batch saves memory in training, not in sampling: a step's completions are always sampled at once.
+A smaller micro-batch saves memory in training; sampling has a measure of its own, `job.at_once` (see `slices`).
 `loss_type: bnpo` alone averages over a micro-batch, so its numbers depend on the split.
 
 With grpo.vllm the completions are sampled by vLLM, in this process or on a server; what is resumed then is not equal to a run
@@ -23,16 +26,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gwen25 import modeling, models, plots, sandbox, training
+from gwen25 import batches, grpo_report, grpo_watch, modeling, models, plots, sandbox, trackers, training
 from gwen25.chat import ChatFormat
 from gwen25.config import GrpoConfig
 from gwen25.data import read_jsonl
@@ -45,8 +47,10 @@ if TYPE_CHECKING:
 
     from gwen25.rewards.panel import Panel
 
-SAMPLED_EVERY: Final = 5  # optimizer steps between samples in completions.jsonl
-CURVES: Final = ("reward", "frac_groups_compared", "kl", "entropy", "completions/clipped_ratio", "completions/mean_length")
+CURVES: Final = (
+    *("reward", "frac_programs_passed", "frac_groups_compared", "kl", "entropy"),
+    *("completions/clipped_ratio", "completions/mean_length", "sampling/sampling_logp_difference/mean"),
+)
 # Result.metrics by TRL's names, as means over the last logs
 SUMMARY: Final = {
     "reward": "reward",
@@ -55,7 +59,28 @@ SUMMARY: Final = {
     "clipped_ratio": "completions/clipped_ratio",
     "completion_length": "completions/mean_length",
     "frac_groups_compared": "frac_groups_compared",  # the panel's: TRL takes a group of one known reward for one with a spread
+    **{name: name for name in ("frac_programs_passed", "frac_reward_none")},
+    **{f"redraw/{name}": f"redraw/{name}" for name in ("frac_groups_compared", "completions", "groups_replaced", "reward_before")},
+    # how far vLLM's probabilities are from the trainer's, and the weights that correct for it
+    **{f"sampling_logp_difference/{which}": f"sampling/sampling_logp_difference/{which}" for which in ("mean", "max")},
+    **{f"importance_sampling_ratio/{which}": f"sampling/importance_sampling_ratio/{which}" for which in ("min", "mean", "max")},
 }
+# fields that are told of a run where they are not as they are by default
+OPTIONS: Final = (
+    *("epsilon_high", "delta", "num_iterations", "importance_sampling_level", "multi_objective_aggregation", "redraw_zero_spread"),
+    *("soft_punish_cache", "execution_reward", "shuffle_rewards", "judge_agreement"),
+    *("vllm_importance_sampling_correction", "vllm_importance_sampling_mode"),
+    *("vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min"),
+)
+
+
+# fields that are TRL's own, by its names
+TRLS: Final = (
+    *("max_steps", "num_generations", "temperature", "top_p", "max_completion_length", "mask_truncated_completions"),
+    *("beta", "epsilon", "epsilon_high", "delta", "num_iterations", "importance_sampling_level"),
+    *("loss_type", "scale_rewards", "multi_objective_aggregation"),
+)
+VLLMS: Final = tuple(f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "clip_min"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +99,7 @@ def run(job: Job) -> Result:
     """Train on. Raises BadInput for rows, adapter or batch that cannot be trained with, Unavailable where rewards stay unknown."""
     config: GrpoConfig = job.config
     device = modeling.prepare(job)
+    trackers.require(job)
     format = _format(job)
     directory = modeling.base_dir(job)
     tokenizer = modeling.load_tokenizer(directory, format)
@@ -97,13 +123,22 @@ def run(job: Job) -> Result:
         raise
 
     moved = distance(modeling.adapter_state(trainer.model), modeling.read_adapter(start))
-    _warn_of_nothing(job, panel, moved)
+    logged = training.read_metrics(job.aside / "metrics.jsonl")
+    masked = config.mask_truncated_completions
+    cautions = grpo_watch.read(logged, masked=masked)
+    for caution in cautions[len(grpo_watch.read(logged, ended=False)) :]:  # the others were said as they came
+        _say(job, caution)
+    cautions += _of_nothing(job, panel, moved, steps)
+    _say_agreement(job, panel)
     if trainer.is_world_process_zero():
         modeling.save_adapter(trainer.model, job.payload, job.externals["base_model"])
         modeling.save_tokenizer(tokenizer, job.payload)
-        plots.curves(job.aside / "curves.png", training.read_metrics(job.aside / "metrics.jsonl"), CURVES, "GRPO")
+        plots.curves(job.aside / "curves.png", logged, CURVES, "GRPO")
+        report = grpo_report.page(cautions, training.read_metrics(job.aside / "completions.jsonl"))
+        (job.aside / "report.md").write_text(report, encoding="utf-8")
     trainer.accelerator.wait_for_everyone()  # the first process has written the payload
-    return Result({**job.inputs["sft"].facts, "grpo": _facts(job, prompts, panel, steps, moved)}, _metrics(job, panel, moved))
+    facts = _facts(job, prompts, panel, steps, moved, cautions)
+    return Result({**job.inputs["sft"].facts, "grpo": facts}, _metrics(logged, panel, moved))
 
 
 def _format(job: Job) -> ChatFormat:
@@ -128,7 +163,7 @@ def make_panel(job: Job, format: ChatFormat, ends: set[int]) -> Panel:
     from gwen25.rewards.judge import Judge
     from gwen25.rewards.panel import Panel
 
-    names, keyed = list(active(job.config)), list(job.externals["rewards"]["active"])
+    names, keyed = list(active(job.config, job.warn)), list(job.externals["rewards"]["active"])
     if names != keyed:
         raise BadInput(f"the run was planned with the rewards {', '.join(keyed)}, and now there are {', '.join(names)}; start it again")
     if "execution" in names:
@@ -213,26 +248,14 @@ def make_trainer(
 ) -> Any:
     """TRL's GRPOTrainer, going on from the SFT adapter. Raises RuntimeError where that adapter would not be trained."""
     from trl import GRPOConfig as TrlConfig
-    from trl import GRPOTrainer
+
+    from gwen25.grpo_trainer import make
 
     config: GrpoConfig = job.config
     batch = training.split(job, config.per_device_train_batch_size * config.gradient_accumulation_steps)
-    if batch.effective % config.num_generations:
-        raise BadInput(
-            f"grpo: per_device_train_batch_size x gradient_accumulation_steps = {batch.effective} must be divisible by "
-            f"num_generations = {config.num_generations}"
-        )
+    batches.check(job.stage, batch.effective, batch.world, config.num_generations)
     arguments = training.arguments(job, batch, device) | {
-        "max_steps": config.max_steps,
-        "num_generations": config.num_generations,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "max_completion_length": config.max_completion_length,
-        "mask_truncated_completions": config.mask_truncated_completions,
-        "beta": config.beta,
-        "epsilon": config.epsilon,
-        "loss_type": config.loss_type,
-        "scale_rewards": config.scale_rewards,
+        **{name: getattr(config, name) for name in TRLS},
         "reward_weights": panel.weights(),
         "shuffle_dataset": False,  # `schedule` has shuffled
         **vllm_arguments(config, modeling.stop_ids(tokenizer, format), partial(_longest, rows, tokenizer)),
@@ -248,18 +271,48 @@ def make_trainer(
     )
     start = job.inputs["sft"].payload
     logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_no_row_dump)
-    trainer = GRPOTrainer(
+    trainer = make(
+        rows=rows,
+        redraws=config.redraw_zero_spread,
+        samples=job.aside / "completions.jsonl",
+        every=config.log_completions_steps,
         model=modeling.load_adapter(base, start, trainable=True),
         args=TrlConfig(**arguments),
-        reward_funcs=recorded(panel.functions(), job.aside / "completions.jsonl"),
+        reward_funcs=panel.functions(),
         train_dataset=_dataset(rows, schedule(len(rows), batch.effective // config.num_generations, config.max_steps, config.seed)),
         processing_class=tokenizer,
-        callbacks=[training.callback(job)],
+        callbacks=[training.callback(job), _watching(job), *trackers.callbacks(job)],
     )
     training.widen(trainer.model)
     for name in trainer.model.peft_config:  # the policy, and the reference of a KL: TRL has rounded to bfloat16 on a 4-bit base
         modeling.restore_adapter(trainer.model, start, name)
     return trainer
+
+
+def _watching(job: Job) -> Any:
+    """The TrainerCallback that says each warning once, at the step where it first holds; a resumed run begins with the earlier ones."""
+    from transformers import TrainerCallback
+
+    class Watching(TrainerCallback):
+        watch = grpo_watch.Watch(masked=job.config.mask_truncated_completions)
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            for row in training.read_metrics(job.aside / "metrics.jsonl"):
+                self._see(row)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            if logs and "loss" in logs and state.is_world_process_zero:
+                self._see({"step": state.global_step, **logs})
+
+        def _see(self, row: dict[str, Any]) -> None:
+            for caution in self.watch.see(row):
+                _say(job, caution)
+
+    return Watching()
+
+
+def _say(job: Job, caution: grpo_watch.Caution) -> None:
+    job.warn(f"step {caution.step}: {caution.text}")
 
 
 def _longest(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> int:
@@ -274,7 +327,10 @@ def vllm_arguments(config: GrpoConfig, stops: Sequence[int], longest: Callable[[
     """
     if config.vllm == "off":
         return {}
-    shared = {"use_vllm": True, "vllm_mode": config.vllm, "generation_kwargs": {"stop_token_ids": list(stops)}}
+    shared = {
+        **{"use_vllm": True, "vllm_mode": config.vllm, "generation_kwargs": {"stop_token_ids": list(stops)}},
+        **{name: getattr(config, name) for name in VLLMS},
+    }
     if config.vllm == "server":
         return {**shared, "vllm_server_base_url": config.vllm_server_base_url}
     return {
@@ -297,26 +353,6 @@ def _dataset(rows: Sequence[dict[str, Any]], order: Iterable[int]) -> Dataset:
     return Dataset.from_list(list(rows)).select(list(order))
 
 
-def recorded(functions: Sequence[Callable[..., list[float | None]]], file: Path) -> list[Callable[..., list[float | None]]]:
-    """The same functions; every few steps the first completion of a batch and what each gave it are appended to `file`."""
-    given: dict[str, float | None] = {}
-
-    def watch(function: Callable[..., list[float | None]], last: bool) -> Callable[..., list[float | None]]:
-        @wraps(function)
-        def reward(*, prompts: list[str], completions: list[str], trainer_state: Any, **columns: Any) -> list[float | None]:
-            scores = function(prompts=prompts, completions=completions, trainer_state=trainer_state, **columns)
-            given[function.__name__] = scores[0]
-            step = trainer_state.global_step + 1
-            if last and os.environ.get("RANK", "0") == "0" and (step - 1) % SAMPLED_EVERY == 0:
-                row = {"step": step, "id": columns["id"][0], "prompt": prompts[0], "completion": completions[0], "rewards": dict(given)}
-                training.append(file, row)
-            return scores
-
-        return reward
-
-    return [watch(function, at == len(functions) - 1) for at, function in enumerate(functions)]
-
-
 def distance(now: Mapping[str, Any], before: Mapping[str, Any]) -> float:
     """The largest absolute difference of two adapters' numbers. Raises BadInput where they are not of one shape."""
     if now.keys() != before.keys():
@@ -324,20 +360,30 @@ def distance(now: Mapping[str, Any], before: Mapping[str, Any]) -> float:
     return max(float((now[name].float() - before[name].float()).abs().max()) for name in now)
 
 
-def _warn_of_nothing(job: Job, panel: Panel, moved: float) -> None:
+def _of_nothing(job: Job, panel: Panel, moved: float, steps: int) -> list[grpo_watch.Caution]:
     """Say loudly that rewards taught nothing. The adapter may have moved all the same: weight decay needs no reward."""
-    counts = panel.metrics()
+    counts, said = panel.metrics(), []
     if not counts["groups/compared"]:
-        job.warn(
+        said.append(
             f"GRPO LEARNED NOTHING: none of {counts['groups']} groups had two different rewards; {counts['truncated']} of "
             f"{counts['completions']} completions were left out because grpo.max_completion_length cut them off"
         )
     if not moved:
-        job.warn("GRPO LEFT THE ADAPTER AS IT WAS: it is equal to SFT's in every bit")
+        said.append("GRPO LEFT THE ADAPTER AS IT WAS: it is equal to SFT's in every bit")
+    for text in said:
+        job.warn(text)
+    return [grpo_watch.Caution("nothing", steps, text) for text in said]
 
 
-def _metrics(job: Job, panel: Panel, moved: float) -> dict[str, Any]:
-    logged = training.read_metrics(job.aside / "metrics.jsonl")
+def _say_agreement(job: Job, panel: Panel) -> None:
+    counts = panel.metrics()
+    if counts.get("agreement/n"):
+        kappa = counts["agreement/kappa"]
+        beyond = "" if kappa is None else f", {kappa:.2f} beyond chance (Cohen's kappa)"
+        job.say(f"judge and execution agree on {counts['agreement/share']:.0%} of {counts['agreement/n']} programs{beyond}")
+
+
+def _metrics(logged: list[dict[str, Any]], panel: Panel, moved: float) -> dict[str, Any]:
     metrics: dict[str, Any] = {name: training.recent(logged, source) for name, source in SUMMARY.items()}
     for name in panel.names:
         metrics[f"rewards/{name}"] = training.recent(logged, f"rewards/{name}/mean")
@@ -345,8 +391,8 @@ def _metrics(job: Job, panel: Panel, moved: float) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _facts(job: Job, prompts: Prompts, panel: Panel, steps: int, moved: float) -> dict[str, Any]:
-    """The recipe as it was really run."""
+def _facts(job: Job, prompts: Prompts, panel: Panel, steps: int, moved: float, cautions: Sequence[grpo_watch.Caution]) -> dict[str, Any]:
+    """The recipe as it was really run, and what was warned of, where anything was."""
     config: GrpoConfig = job.config
     values: Mapping[str, Any] = config.model_dump(
         mode="json",
@@ -356,8 +402,15 @@ def _facts(job: Job, prompts: Prompts, panel: Panel, steps: int, moved: float) -
             "loss_type", "scale_rewards", "none_policy", "seed", "vllm",
         },
     )  # fmt: skip
+    usual = GrpoConfig()
+    chosen = {name: getattr(config, name) for name in OPTIONS if getattr(config, name) != getattr(usual, name)}
+    counts = panel.metrics()
+    judged = {f"agreement_{name}": counts[f"agreement/{name}"] for name in ("n", "share", "kappa") if counts.get("agreement/n")}
     return {
         **values,
+        **chosen,
+        **judged,
+        **({"warnings": [f"step {caution.step}: {caution.text}" for caution in cautions]} if cautions else {}),
         "effective_batch_size": config.per_device_train_batch_size * config.gradient_accumulation_steps,
         "steps": steps,
         "prompts": len(prompts.rows),

@@ -2,16 +2,16 @@
 
     python -m gwen25.pipelines.ollama WORK_DIR
 
-The payload is the package: Modelfile, the GGUF, README.md, and the GGUF's proof (`parity`), without which nothing is packaged. It is
-the same with and without a server. Where one answers, the model is made there under a tag of its own, held against what was sent, asked
-three problems, and only then given its name (`ollama.publish`). What was seen lies in `aside/smoke.json`.
+The payload is the package: Modelfile, the GGUF, README.md, and the GGUF's proof (`parity`), without which nothing is packaged; one that
+was made without llama.cpp is made whole first where this machine has it. The package is the same with and without a server. Where one
+answers, the model is made there under a tag of its own, held against what was sent, asked three problems, and only then given its name
+(`ollama.publish`). What was seen lies in `aside/smoke.json`.
 
 Not here: quantizing (`pipelines.gguf`; Ollama knows five types), pushing to ollama.com.
 """
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ def run(job: Job) -> Result:
     shape = modeling.chat_format(made.facts, "the GGUF")
     gguf = made.payload / made.facts["file"]
     check_gguf(gguf, shape, config.num_ctx)
-    proof = made.payload / parity.FILE
-    parity.require(proof, gguf, shape)
+    proof = parity.require(made.payload / parity.FILE, gguf, shape, job.runtime.num_threads)
+    job.say(f"{gguf.name} is proved in {proof.covers}")
     package = _package(config, made, gguf, shape)
     check(package, shape)
     write_package(package, job.payload)
-    shutil.copyfile(proof, job.payload / parity.FILE)
+    parity.write(proof, job.payload / parity.FILE)
     facts = {**made.facts, "name": config.name, "created": False}
     url = job.locations.get("ollama")
     if url is None:
@@ -73,7 +73,8 @@ def _publish(job: Job, server: Ollama, package: Package, shape: ChatFormat) -> t
         job.warn(f"the Ollama server is now {made.version}; it was {pinned} when this run began")
     told = made.metrics
     asked, ended, passed = (told[f"smoke_{name}"] for name in ("prompts", "ended", "passed"))
-    job.say(f"{package.name} is made; of {asked} answers {ended} ended by themselves, {passed} passed")
+    counted = "an unknown number" if passed is None else passed
+    job.say(f"{package.name} is made; of {asked} answers {ended} ended by themselves, {counted} passed")
     return told, made.digest
 
 

@@ -5,14 +5,15 @@
     weights(config.grpo)              their weights in that order
     identities(config.grpo)           what the key of a GRPO run must hold of them
 
-A new reward is a function `(samples, tools) -> list[float | None]`, a line in the table, and a test. Scores lie in [0, 1],
-None is unknown. Of the correctness rewards one decides for a row: the first in the table that is active and applies to it,
-so tests outrank a judge's opinion. The sum of the format weights stays below each correctness weight: no form outranks
-a program that works. Not here: scoring a batch for TRL and what None does (`panel.Panel`).
+A new reward is a function `(samples, tools) -> list[float | None]`, a line in the table, and a test. Scores lie in [0, 1], those of
+`overlong` in [-1, 0]; None is unknown. Of the correctness rewards one decides for a row: the first in the table that is active and
+applies to it, so tests outrank a judge's opinion. The weights of form and length together stay below each correctness weight: nothing
+outranks a program that works. Not here: scoring a batch for TRL and what None does (`panel.Panel`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -23,6 +24,7 @@ from gwen25.errors import BadInput, unknown
 from gwen25.rewards import judge
 from gwen25.rewards.execution import execution
 from gwen25.rewards.format import format_approximate, format_exact
+from gwen25.rewards.length import overlong
 from gwen25.rewards.sample import Sample, Tools
 
 Score = Callable[[Sequence[Sample], Tools], list[float | None]]
@@ -34,7 +36,7 @@ class Reward:
 
     score: Score
     weight: float
-    kind: Literal["format", "correctness"]
+    kind: Literal["format", "length", "correctness"]
     applies: Callable[[Sample], bool] = lambda sample: True
 
 
@@ -47,6 +49,7 @@ REWARDS: Final[dict[str, Reward]] = {
     "judge": Reward(judge.judge, 1.0, "correctness"),
     "format_exact": Reward(_of_text(format_exact), 0.1, "format"),
     "format_approximate": Reward(_of_text(format_approximate), 0.1, "format"),
+    "overlong": Reward(overlong, 0.5, "length"),
 }
 
 
@@ -74,7 +77,8 @@ def active(config: GrpoConfig, warn: Callable[[str], None] = lambda text: None) 
         raise BadInput(f"no reward tells a right program from a wrong one: {why}; add one, or set grpo.allow_format_only=true")
     _check_weights(config, names)
     if dropped:
-        warn(f"the reward `judge` is left out: {dropped}; rows without tests have no correctness reward")
+        agreement = ", and grpo.judge_agreement measures nothing" if config.judge_agreement else ""
+        warn(f"the reward `judge` is left out: {dropped}; rows without tests have no correctness reward{agreement}")
     if "execution" in names and config.execution_reward == "fraction":
         warn(
             "grpo.execution_reward=fraction pays wrong programs: half the tests of a wrong algorithm are often trivial, and in a trial "
@@ -102,18 +106,29 @@ def identities(config: GrpoConfig, warn: Callable[[str], None] = lambda text: No
     return {"active": list(names), "judge": judge.identity(config.judge) if "judge" in names else None}
 
 
-def _of_kind(names: Sequence[str], kind: Literal["format", "correctness"]) -> list[str]:
-    return [name for name in names if REWARDS[name].kind == kind]
+def _of_kind(names: Sequence[str], *kinds: str) -> list[str]:
+    return [name for name in names if REWARDS[name].kind in kinds]
 
 
 def _check_weights(config: GrpoConfig, names: Sequence[str]) -> None:
     for name in names:
         if weight(config, name) < 0:
             raise BadInput(f"grpo.reward_weights.{name} = {weight(config, name)}: a weight is at least 0")
-    form = sum(weight(config, name) for name in _of_kind(names, "format"))
+    form = sum(weight(config, name) for name in _of_kind(names, "format", "length"))
+    stretch = _stretch(config)
     for name in _of_kind(names, "correctness"):
-        if form >= weight(config, name):
+        if form * stretch >= weight(config, name):
+            scaled = f", up to {form * stretch:g} once each is scaled by itself (normalize_then_sum)" if stretch > 1 else ""
             raise BadInput(
-                f"grpo.reward_weights: the format rewards weigh {form:g} together, {name} {weight(config, name):g}: "
+                f"grpo.reward_weights: the rewards of form and length weigh {form:g} together{scaled}, {name} {weight(config, name):g}: "
                 f"a well-formed wrong program could outrank a right one; make {name} the heavier"
             )
+
+
+def _stretch(config: GrpoConfig) -> float:
+    """By how much scaling each reward by itself can favour form over correctness: sqrt(G / 2) in a group of G, else 1.
+
+    Two scores of a group, one apart, are at most sqrt(2 (G - 1)) standard deviations apart, with all others in their middle. Those
+    of a right and a wrong program (1 and 0, no other) are at least 2 sqrt((G - 1) / G), in a group that is half right.
+    """
+    return math.sqrt(config.num_generations / 2) if config.multi_objective_aggregation == "normalize_then_sum" else 1.0

@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal
@@ -116,9 +117,10 @@ class Judge:
         self._ask = PROVIDERS[config.provider](config, self._secret)
         self._lock = threading.Lock()
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
+    def score(self, pairs: Sequence[tuple[str, str]], *, beside: bool = False) -> list[float | None]:
         """One score in [0, 1] for each (statement, program), None where it is unknown. Equal pairs are asked once.
 
+        `beside`: no reward waits for it; it may spend half of `max_calls` over all attempts of the stage.
         Raises JudgeUnavailable where the service refuses the key or does not know the model.
         """
         keys = [self._cache_key(statement, code) for statement, code in pairs]
@@ -126,7 +128,7 @@ class Judge:
         self.counts["cache_hits"] += sum(scores[key] is not None for key in keys)
         missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if scores[key] is None}
         with ThreadPoolExecutor(self.config.max_concurrency, thread_name_prefix="judge") as pool:
-            futures = {key: pool.submit(self._score, key, *pair) for key, pair in missing.items()}
+            futures = {key: pool.submit(self._score, key, *pair, beside) for key, pair in missing.items()}
             try:
                 scores |= {key: future.result() for key, future in futures.items()}
             except BaseException:
@@ -135,13 +137,14 @@ class Judge:
         self.counts["unknown"] += sum(scores[key] is None for key in keys)
         return [scores[key] for key in keys]
 
-    def _score(self, key: str, statement: str, code: str) -> float | None:
+    def _score(self, key: str, statement: str, code: str, beside: bool) -> float | None:
         """Ask until there is a score, or no further try is allowed."""
         prompt = render(statement, code)
         busy = unreadable = 0
         while True:
-            if not self._spend():
-                self._note("budget", f"grpo.judge.max_calls = {self.config.max_calls} requests are spent")
+            if not self._spend(beside):
+                if not beside:  # its half may be spent while rewards still ask: no failure of the judge's
+                    self._note("budget", f"grpo.judge.max_calls = {self.config.max_calls} requests are spent")
                 return None
             outcome = self._attempt(prompt)
             if isinstance(outcome, float):
@@ -172,16 +175,19 @@ class Judge:
         # what the service wrote is not repeated: it may be the candidate's words
         return "unreadable", "no_reply" if reply is None else "no_score", "blocked or empty" if reply is None else "not a score"
 
-    def _spend(self) -> bool:
-        """Count one request; False where the budget is spent.
+    def _spend(self, beside: bool) -> bool:
+        """Count one request; False where the budget is spent, or the half of it that those `beside` the rewards may take.
 
-        The tally is the size of a file, one byte a request: appends are atomic between threads and processes, and a retry of
+        A tally is the size of a file, one byte a request: appends are atomic between threads and processes, and a retry of
         the stage goes on counting where the last one stopped.
         """
-        with self._lock, (self.folder / "requests").open("ab") as tally:
-            if self.config.max_calls is not None and tally.tell() >= self.config.max_calls:
+        most = self.config.max_calls
+        with self._lock, ExitStack() as files:
+            tallies = [files.enter_context((self.folder / name).open("ab")) for name in ("requests", *(["beside"] if beside else []))]
+            if most is not None and any(tally.tell() >= bound for tally, bound in zip(tallies, (most, most // 2), strict=False)):
                 return False
-            tally.write(b".")
+            for tally in tallies:
+                tally.write(b".")
             self.counts["requests"] += 1
             return True
 

@@ -19,8 +19,11 @@ A completion that the limit cut off has no rewards at all while `mask_truncated_
 zeros would stay in its group's mean, and the one that ended early, with anything, would be praised for it at full strength.
 What this costs: rambling on past the limit is not punished either; `truncated` counts it.
 
-Each batch is written to `file` as a line {step, known, applicable, counts}. A run that is resumed reads them, and its numbers are
-those of the whole run, of each step once. (The judge's own tally of requests counts repeated steps too.)
+With `judge_agreement` some of the programs that were run are shown to the judge as well, for half of its budget; only counts come of it.
+
+Each batch is written to `file` as a line {step, known, applicable, counts}; a step whose groups were drawn again has several. A run
+that is resumed reads them, and its numbers are those of the whole run, of each step once. (The judge's own tally of requests counts
+repeated steps too.)
 Rows bring the columns `tests` (or `tests_json`), `func_name` and `statement`; a group is `num_generations` completions in a row.
 """
 
@@ -41,9 +44,10 @@ from gwen25.chat import ChatFormat
 from gwen25.config import GrpoConfig
 from gwen25.data import TestCase
 from gwen25.errors import JudgeUnavailable, Unavailable
-from gwen25.rewards import REWARDS, active, weight
+from gwen25.rewards import REWARDS, active, agreement, weight
 from gwen25.rewards.judge import Judge
 from gwen25.rewards.sample import Sample, Tools, read_tests
+from gwen25.rewards.spread import teaches
 
 Scores = list[float | None]
 _T = TypeVar("_T")
@@ -62,10 +66,11 @@ class _Batch:
 
 @dataclass
 class _Scored:
-    """A completion's rewards. `known`: whether its correctness is; None where no correctness reward applies, or it was cut off."""
+    """A completion's rewards. `known`: whether its correctness is; None where no correctness reward applies, or it was `cut` off."""
 
     scores: dict[str, float | None]
     known: bool | None
+    cut: bool = False
 
 
 class Panel:
@@ -89,7 +94,7 @@ class Panel:
         if "judge" in self.names and judge is None:
             raise ValueError("the judge is active: give the panel one")
         self.config = config
-        self.tools = Tools(format, judge, sandbox_workers, config.execution_reward)
+        self.tools = Tools(format, judge, sandbox_workers, config.execution_reward, config.max_completion_length, config.soft_punish_cache)
         self._ends, self._file = frozenset(ends), file
         self._correctness = [name for name in REWARDS if name in self.names and REWARDS[name].kind == "correctness"]
         self._held: _Batch | None = None
@@ -110,13 +115,14 @@ class Panel:
         """Counts of the whole run, all processes together, and coverage over the window (None where nothing was applicable).
 
         `completions`, `truncated`, `groups` and `groups/compared`, those with two different rewards: the others teach nothing.
-        `unknown/<reward>`, and what the rewards and the judge count.
+        `unknown/<reward>`, and what the rewards and the judge count; of judge against execution `agreement/share` and
+        `agreement/kappa` (None without a program that both judged).
         """
         always = ("completions", "truncated", "groups", "groups/compared", *(f"unknown/{name}" for name in self.names))
         total = Counter(dict.fromkeys(always, 0))
         for batch in self._history():
             total.update(batch["counts"])
-        return {"coverage": self.coverage(), **total}
+        return {"coverage": self.coverage(), **total, **(agreement.measures(total) if self.config.judge_agreement else {})}
 
     def coverage(self) -> float | None:
         """Share of completions with a known correctness, of those that a correctness reward applies to, over the window."""
@@ -149,9 +155,26 @@ class Panel:
     def _history(self, before: int | None = None) -> list[dict[str, Any]]:
         """The batches of the whole run; when they are read from the file, only those of steps before `before`."""
         if self._batches is None:
-            read = [] if self._file is None else training.read_metrics(self._file)
-            self._batches = [batch for batch in read if before is None or batch["step"] < before]
+            self._batches = []
+            for batch in [] if self._file is None else training.read_metrics(self._file):
+                if before is None or batch["step"] < before:
+                    self._remember(batch)
         return self._batches
+
+    def _remember(self, batch: dict[str, Any]) -> None:
+        """Add a batch to the history, in which a step stands once."""
+        assert self._batches is not None
+        last = self._batches[-1] if self._batches else None
+        if last is None or batch["step"] is None or last["step"] != batch["step"]:
+            self._batches.append(batch)
+            return
+        known, applicable = last["known"] + batch["known"], last["applicable"] + batch["applicable"]
+        self._batches[-1] = {
+            **batch,
+            "known": known,
+            "applicable": applicable,
+            "counts": dict(Counter(last["counts"]) + Counter(batch["counts"])),
+        }
 
     def _window(self) -> tuple[int, int, int]:
         """The last batches: how many, their completions of known correctness, and those that could have one."""
@@ -188,16 +211,24 @@ class Panel:
 
         return [
             Sample(
-                _text(completion), self.tools.format, tests(at), _cell(columns, "func_name", at) or None, _cell(columns, "statement", at)
+                _text(completion),
+                self.tools.format,
+                tests(at),
+                _cell(columns, "func_name", at) or None,
+                _cell(columns, "statement", at),
+                None if (ids := _cell(columns, "completion_ids", at)) is None else len(ids),
             )
             for at, completion in enumerate(completions)
         ]
 
     def _score_all(self, samples: list[Sample], columns: Mapping[str, Any]) -> dict[str, Scores]:
         step = columns["trainer_state"].global_step + 1 if self._file is not None else None
-        self._history(step)  # before the file grows
+        earlier = self._history(step)[-1:]  # read before the file grows
+        begun = step is not None and any(batch["step"] == step for batch in earlier)
         before = self._counted()
         mine = self._score(samples, self._cut_off(len(samples), columns))
+        if self.config.judge_agreement and self.tools.judge is not None and not begun:
+            agreement.ask(samples, [row.scores.get("execution") for row in mine], self.tools, self.config, step)
         parts, rank = _gather((mine, self._counted() - before))
         rows = list(chain.from_iterable(rows for rows, _ in parts))
         self._apply_policy(rows)
@@ -205,7 +236,8 @@ class Panel:
             self._shuffle(rows, step)
         counts = self._note(step, rows, sum((counts for _, counts in parts), Counter[str]()))
         if (log := columns.get("log_metric")) is not None:
-            log("frac_groups_compared", counts["groups/compared"] / counts["groups"])
+            for name, value in _shares(rows, counts).items():
+                log(name, value)
         start = sum(len(rows) for rows, _ in parts[:rank])
         return {name: [row.scores[name] for row in rows[start : start + len(samples)]] for name in self.names}
 
@@ -226,9 +258,9 @@ class Panel:
             None if cut else next((name for name in self._correctness if REWARDS[name].applies(sample)), None)
             for sample, cut in zip(samples, cut_off, strict=True)
         ]
-        rows = [_Scored(dict.fromkeys(self.names), None) for _ in samples]
+        rows = [_Scored(dict.fromkeys(self.names), None, cut) for cut in cut_off]
         for name in self.names:
-            formal = REWARDS[name].kind == "format"
+            formal = REWARDS[name].kind != "correctness"
             chosen = [at for at in range(len(samples)) if (formal and not cut_off[at]) or judging[at] == name]
             scores = REWARDS[name].score([samples[at] for at in chosen], self.tools) if chosen else []
             for at, score in zip(chosen, scores, strict=True):
@@ -258,26 +290,40 @@ class Panel:
         for at in range(0, len(rows), size):
             group = rows[at : at + size]
             dealt = random.Random(f"{self.config.seed} {step} {at}").sample(group, len(group))
-            for row, (scores, known) in zip(group, [(other.scores, other.known) for other in dealt], strict=True):
-                row.scores, row.known = scores, known
+            for row, given in zip(group, [(other.scores, other.known, other.cut) for other in dealt], strict=True):
+                row.scores, row.known, row.cut = given
 
     def _note(self, step: int | None, rows: list[_Scored], counts: Counter[str]) -> Counter[str]:
         """Remember a batch, in the file too; its counts, with those of its groups."""
         size = self.config.num_generations
-        totals = [self._total(row) for row in rows]
-        groups = [{total for total in totals[at : at + size] if total is not None} for at in range(0, len(rows), size)]
-        counts.update({"groups": len(groups), "groups/compared": sum(len(group) > 1 for group in groups)})
+        groups = [[list(row.scores.values()) for row in rows[at : at + size]] for at in range(0, len(rows), size)]
+        apart = self.config.multi_objective_aggregation == "normalize_then_sum"
+        compared = sum(teaches(group, self.weights(), apart=apart) for group in groups)
+        counts.update({"groups": len(groups), "groups/compared": compared})
         known = [row.known for row in rows]
         batch = {"step": step, "known": known.count(True), "applicable": len(known) - known.count(None), "counts": dict(counts)}
-        self._history().append(batch)
+        self._history()
+        self._remember(batch)
         if self._file is not None and os.environ.get("RANK", "0") == "0":
             training.append(self._file, batch)
         return counts
 
-    def _total(self, row: _Scored) -> float | None:
-        """The completion's reward as TRL sums it, to six places; None where it has none."""
-        scores = {name: score for name, score in row.scores.items() if score is not None}
-        return round(sum(weight(self.config, name) * score for name, score in scores.items()), 6) if scores else None
+
+def _shares(rows: Sequence[_Scored], counts: Mapping[str, int]) -> dict[str, float]:
+    """What a step's log tells beside TRL's numbers, less what was not measured.
+
+    `frac_programs_passed`: of the programs that have a verdict, and the answers that hand in none, whatever is paid for passing.
+    `frac_reward_none`: of the completions that were not cut off, those whose correctness should be known and is not.
+    """
+    judged = {name: count for name, count in counts.items() if name.startswith("verdicts/") and name != "verdicts/unknown"}
+    ended = [row for row in rows if not row.cut]
+    shares = {"frac_groups_compared": counts["groups/compared"] / counts["groups"]}
+    if total := sum(judged.values()):
+        shares["frac_programs_passed"] = judged.get("verdicts/passed", 0) / total
+    if ended:
+        nothing = [row.known is False or all(score is None for score in row.scores.values()) for row in ended]
+        shares["frac_reward_none"] = sum(nothing) / len(ended)
+    return shares
 
 
 def _gather(mine: _T) -> tuple[list[_T], int]:

@@ -1,6 +1,6 @@
 """What a reward sees: one completion with its problem, and the tools of the run.
 
-A reward is `(samples, tools) -> list[float | None]`, one score in [0, 1] for each sample, None where it could not be had.
+A reward is `(samples, tools) -> list[float | None]`, one score for each sample, None where it could not be had.
 """
 
 from __future__ import annotations
@@ -31,19 +31,22 @@ class Tools:
     judge: Judge | None = None
     sandbox_workers: int = 2
     execution_reward: Literal["all", "fraction"] = "all"
+    max_completion_length: int = 8192
+    soft_punish_cache: int | None = None
     sandbox_failure: str | None = None
     counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class Sample:
-    """One completion of one row of the data set."""
+    """One completion of one row of the data set. `tokens`: its length with its end token, None where that is not known."""
 
     text: str
     format: ChatFormat
     tests: tuple[TestCase, ...] = ()
     func_name: str | None = None
     statement: str | None = None
+    tokens: int | None = None
 
     @cached_property
     def program(self) -> str | None:

@@ -6,24 +6,28 @@ import errno
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
+import struct
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from gwen25 import cli, config, modeling, models, parity, resolve
+from gwen25 import cli, config, llamacpp, modeling, models, parity, resolve, sandbox
 from gwen25.artifacts import Made, Store
 from gwen25.chat import FORMATS
 from gwen25.commands import outputs
-from gwen25.errors import BadInput
+from gwen25.errors import BadInput, SandboxUnavailable
 from gwen25.gguf_header import read_header
 from gwen25.job import write_json
+from gwen25.ollama import staging_name
 from gwen25.pipelines import gguf
 from tests.fake_ollama import FakeOllama
 from tests.formatted import in_format
 
 FORMAT = FORMATS["chatml-think"]
+Spoil = Callable[[bytes], bytes]
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +72,14 @@ def stock(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A GGUF with a template that is none of ours."""
     file = tmp_path_factory.mktemp("stock") / "stock.gguf"
     gguf.convert(tiny_model, file, "f16")
+    return file
+
+
+@pytest.fixture(scope="module")
+def licensed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The same, with a licence."""
+    file = tmp_path_factory.mktemp("licensed") / "licensed.gguf"
+    gguf.convert(tiny_model, file, "f16", licence="MIT")
     return file
 
 
@@ -297,6 +309,7 @@ def test_a_full_disk_leaves_what_was_there(plain: Path, tmp_path: Path, monkeypa
         (("merge", "--base", "x"), "--base belongs to `gwen25 merge ADAPTER OUT_DIR`"),
         (("gguf", "--type", "f16"), "--type belongs to"),
         (("ollama", "--num-ctx", "512"), "--num-ctx belongs to"),
+        (("ollama", "--smoke", "report"), "--smoke belongs to"),
         (("merge", "a", "b", "--set", "merge.dtype=float32"), "--set is for the node"),
     ],
 )
@@ -370,6 +383,26 @@ def test_a_merge_of_the_store_is_proved_in_its_format(tiny_model: Path, tmp_path
     assert fields["tokenizer.chat_template"] == FORMAT.jinja and fields["general.license"] == "MIT"
 
 
+def test_a_proof_comes_by_way_of_the_scratch_folder_and_goes_with_its_file(
+    tiny_model: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    merged, out, written = in_format(tiny_model, tmp_path / "merged"), tmp_path / "m.gguf", list[Path]()
+
+    def full(file: Path, value: Any) -> None:
+        written.append(file)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(parity, "write_json", full)
+        assert run("gguf", merged, out) == 1 and "No space left" in capsys.readouterr().err
+    assert [file.parent.name for file in written] == [".m.gguf.part"], "where a killed run's file is cleared by the next"
+    assert {path.name for path in tmp_path.iterdir()} - {"home"} == {"merged"}, "no file without its proof"
+    assert run("gguf", merged, out) == 0
+    parity.require(parity.beside(out), out, FORMAT)
+    assert run("gguf", tiny_model, out, "--force") == 0
+    assert not parity.beside(out).exists(), "the proof of the file that was replaced"
+
+
 def test_another_form_is_told_who_makes_the_right_one(plain: Path, tiny_model: Path, stock: Path, tmp_path: Path, capsys: Any) -> None:
     for arguments, words in (
         (("gguf", plain, tmp_path / "m.gguf"), f"is an adapter; `gwen25 merge {plain} OUT_DIR` makes a model of it"),
@@ -415,6 +448,30 @@ def test_a_file_in_our_format_gets_its_template_and_is_proved(ours: Path, server
     assert set(server.models) == {"coder:latest"}
 
 
+def test_the_name_moves_only_where_the_smoke_prompts_hold_or_are_to_be_told_only(ours: Path, server: FakeOllama, capsys: Any) -> None:
+    server.faults = {"crashes"}
+    assert run("ollama", ours, "coder", "--num-ctx", 512) == 2
+    told = capsys.readouterr().err
+    assert "coder fails its smoke prompts (sum: its program ended in error" in told and "--smoke report" in told
+    assert not server.models, "no name, and no staging tag"
+    assert run("ollama", ours, "coder", "--num-ctx", 512, "--smoke", "report", "--smoke-tokens", 16) == 0
+    shown = capsys.readouterr()
+    assert "of 3 answers 3 ended by themselves, 0 hold a program that runs" in shown.out and "made all the same" in shown.err
+    assert set(server.models) == {"coder:latest"} and {chat["options"]["num_predict"] for chat in server.chats[-3:]} == {16}
+
+
+def test_an_upload_tells_its_progress_on_a_terminal(ours: Path, server: FakeOllama, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    size = f"{ours.stat().st_size / 1e6:,.0f}"
+    assert run("ollama", ours, "coder") == 0 and f"\rsent {size} of {size} MB\n" in capsys.readouterr().err
+
+
+def test_what_is_for_a_server_is_refused_where_none_is_asked(ours: Path, tmp_path: Path, capsys: Any) -> None:
+    assert run("ollama", ours, "coder", "--out", tmp_path / "p", "--smoke", "report") == 2 and "--out" in capsys.readouterr().err
+    assert run("ollama", ours, "coder", "--smoke-tokens", 0) == 2 and "at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
 def test_a_file_in_our_format_without_a_proof_of_its_own_is_refused(ours: Path, server: FakeOllama, tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(ours.read_bytes() + b"\0")
@@ -437,9 +494,97 @@ def test_with_its_own_template_the_servers_prompts_are_held_against_the_files(st
         server.render = model.render
         assert run("ollama", stock, "coder", "--own-template") == 0
         assert set(server.models) == {"coder:latest"} and "3 prompts held against the file's own template" in capsys.readouterr().out
+        assert run("ollama", stock, "coder", "--own-template", "--system", "You are terse.") == 0
         server.render = FORMAT.render  # a server that takes a near match of its own list
         assert run("ollama", stock, "other", "--own-template") == 2
-    assert set(server.models) == {"coder:latest"} and "another template than the file's own" in capsys.readouterr().err
+    assert set(server.models) == {"coder:latest"} and "another prompt for other than the file's own template" in capsys.readouterr().err
+
+
+def _number(key: str, kind: int, value: bytes) -> Spoil:
+    """Another kind and value behind a key that holds four bytes."""
+
+    def spoil(data: bytes) -> bytes:
+        at = data.index(key.encode()) + len(key)
+        return data[:at] + struct.pack("<I", kind) + value + data[at + 8 :]
+
+    return spoil
+
+
+FOREIGN: dict[str, tuple[Spoil, str]] = {
+    "no end token": (lambda data: data.replace(b"eos_token_id", b"eos_token_iX"), "lacks tokenizer.ggml.eos_token_id"),
+    "no tokens": (lambda data: data.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenX"), "lacks tokenizer.ggml.tokens"),
+    "an end beyond the tokens": (_number("ggml.eos_token_id", 4, struct.pack("<I", 10**6)), "eos_token_id = 1000000) is none of its"),
+    "an end before the tokens": (_number("ggml.eos_token_id", 5, struct.pack("<i", -1)), "eos_token_id = -1) is none of its"),
+    "an end in words": (_number("ggml.eos_token_id", 8, struct.pack("<Q", 3) + b"end"), "eos_token_id = 'end') is none of its"),
+    "a context in words": (_number("qwen2.context_length", 8, struct.pack("<Q", 2) + b"2k"), "= '2k' is no number of tokens"),
+    "a context of nothing": (_number("qwen2.context_length", 4, struct.pack("<I", 0)), "context_length = 0 is no number of tokens"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_whose_header_does_not_hold_is_told(name: str, stock: Path, server: FakeOllama, tmp_path: Path, capsys: Any) -> None:
+    spoil, words = FOREIGN[name]
+    file = tmp_path / "m.gguf"
+    file.write_bytes(spoil(stock.read_bytes()))
+    assert run("ollama", file, "coder", "--own-template") == 2
+    shown = capsys.readouterr().err
+    assert words in shown and "Traceback" not in shown and len(shown.strip().splitlines()) == 1
+    assert not server.models and not server.blobs
+
+
+def test_a_name_whose_programs_were_not_run_is_moved_only_where_that_is_asked(
+    ours: Path, server: FakeOllama, monkeypatch: Any, capsys: Any
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise SandboxUnavailable("no adequate isolation on this machine")
+
+    monkeypatch.setattr(sandbox, "grade", none)
+    assert run("ollama", ours, "coder", "--num-ctx", 512) == 2
+    shown = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the sandbox gave no verdict on the programs of coder (sum, backwards, double)" in shown and "`--smoke report`" in shown
+    assert not server.models
+    assert run("ollama", ours, "coder", "--num-ctx", 512, "--smoke", "report") == 0
+    assert "whether their programs run is not known" in capsys.readouterr().out and set(server.models) == {"coder:latest"}
+
+
+@pytest.fixture
+def unseen(monkeypatch: Any) -> None:
+    """No llama.cpp: what the file's own template writes is not known."""
+    monkeypatch.setattr(llamacpp, "can_load", lambda: False)
+
+
+OWN_AT_THE_SERVER = {
+    "loses the system": "shows another system for coder than was sent: 'You are Qwen.'",
+    "loses the license": "shows another license for coder than was sent: ''",
+    "loses a stop": "shows stop = [] for coder",
+    "never stops": "shows <|endoftext|> in its answer: the server does not stop at it",
+    "babbles": "coder fails its smoke prompts (sum: it was cut off",
+    "draws another answer": "coder fails its smoke prompts (sum: it hands in no program",
+    "crashes": "coder fails its smoke prompts (sum: its program ended in error",
+    "create fails": "failed to validate GGUF",
+}
+
+
+@pytest.mark.parametrize("fault", OWN_AT_THE_SERVER)
+def test_with_its_own_template_the_name_moves_no_sooner(fault: str, licensed: Path, server: FakeOllama, unseen: None, capsys: Any) -> None:
+    server.models["coder:latest"] = earlier = {"model": "coder", "template": "t", "system": "earlier", "parameters": {}}
+    server.faults, server.end = {fault}, "<|endoftext|>"
+    assert run("ollama", licensed, "coder", "--own-template", "--system", "S") == 2
+    assert OWN_AT_THE_SERVER[fault] in capsys.readouterr().err
+    assert server.models == {"coder:latest": earlier}, "untouched, and no staging tag beside it"
+
+
+def test_with_its_own_template_leftovers_go_and_stops_of_the_servers_stay(
+    licensed: Path, server: FakeOllama, unseen: None, capsys: Any
+) -> None:
+    left = {"model": "coder", "template": "t", "parameters": {}}
+    server.models |= {staging_name("coder", "of a killed run"): left, staging_name("other", "x"): left}
+    server.faults = {"brings stops"}
+    assert run("ollama", licensed, "coder", "--own-template") == 0
+    assert set(server.models) == {"coder:latest", staging_name("other", "x")}
+    shown = capsys.readouterr()
+    assert "no prompt held against the file's own template; of 3 answers 3 ended by themselves, 3 hold a program" in shown.out
+    assert "which template the server takes is not looked at" in shown.err and server.models["coder:latest"]["license"] == "MIT"
 
 
 def test_without_a_server_a_package_is_written(ours: Path, stock: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

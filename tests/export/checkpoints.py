@@ -17,7 +17,7 @@ SAMPLING = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty":
 
 def edit(file: Path, **changes: Any) -> None:
     """Set keys of a JSON file; None takes one away."""
-    held = json.loads(file.read_text(encoding="utf-8")) | changes
+    held = (json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}) | changes
     file.write_text(json.dumps({key: value for key, value in held.items() if value is not None}, ensure_ascii=False), encoding="utf-8")
 
 
@@ -98,6 +98,23 @@ def template_beside(folder: Path) -> None:
     edit(settings, chat_template=None)
 
 
+LEGACY = {"<|endoftext|>": 640, "<|im_start|>": 641, "<|im_end|>": 642, "<tool_call>": 643, "</tool_call>": 644}
+
+
+def with_legacy_files(folder: Path) -> None:
+    """As tokenizers were saved before added_tokens_decoder: roles and added tokens in files of their own, which count."""
+    roles = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    edit(folder / "special_tokens_map.json", **roles)
+    edit(folder / "added_tokens.json", **LEGACY)
+    edit(folder / "tokenizer_config.json", added_tokens_decoder=None, pad_token=None, additional_special_tokens=None)
+
+
+def with_stale_legacy_files(folder: Path) -> None:
+    """The same files left by an earlier save, beside an added_tokens_decoder: nobody reads them."""
+    edit(folder / "special_tokens_map.json", eos_token="<|im_end|>", pad_token="<pad>")
+    edit(folder / "added_tokens.json", **LEGACY | {"<my_tok>": 645})
+
+
 def as_llama(folder: Path) -> None:
     """SmolLM2's shape: no biases, a head size that transformers works out, digits one by one and GPT-2's split."""
     from safetensors.torch import load_file, save_file
@@ -154,6 +171,8 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[Path], None]]] = {
     "no-generation-config": ({}, lambda folder: (folder / "generation_config.json").unlink()),
     "no-template": ({}, lambda folder: edit(folder / "tokenizer_config.json", chat_template=None)),
     "template-beside": ({}, template_beside),
+    "legacy-files": ({}, with_legacy_files),
+    "stale-legacy-files": ({}, with_stale_legacy_files),
     "odd-rows": ({"hidden_size": 48, "intermediate_size": 96}, dtype("bfloat16")),
     "head-size": ({}, config(head_dim=32)),
     "padded": ({}, lambda folder: pad(folder, 37)),

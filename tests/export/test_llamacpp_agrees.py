@@ -1,7 +1,8 @@
 """The same weights in Transformers and in llama.cpp say the same: every log-probability on tiny models, KL and greedy answers on SmolLM2.
 
-A file in f32 differs by rounding alone. In f16 llama.cpp also rounds what it multiplies the weights with to 11 bits, so how far apart
-the logarithms come depends on how sharp the model is: 1e-3 holds for a model of Qwen2's own initialisation, and not for our trained one.
+What holds, and for which tiny model. Freshly initialised, as transformers begins a Qwen2: f16, as llama.cpp comes, is within 1e-3. The
+packaged one, which is trained: f32 is within 1e-4, and f16 is not within 1e-3, because llama.cpp then rounds what it multiplies the
+weights with to 11 bits, and the sharper a model is, the further that carries; it is near in KL. `pytest -s` prints the figures.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def held(model: Path, file: Path, *, exact: bool = False) -> tuple[float, Diverg
         other = [one for text in texts(model) for one in gguf.next(text, words)]
         found = compare(reference, other, local.vocabulary)
     assert found is not None and found.exact and found.positions > 150
+    print(f"{file.name} of the {model.name} model: largest difference {largest(reference, other):.2g}, {found}")
     return largest(reference, other), found
 
 
@@ -78,7 +80,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    folder = tmp_path_factory.mktemp("fresh")
+    folder = tmp_path_factory.mktemp("tiny") / "fresh"
     tiny.build(folder)
     torch.manual_seed(0)
     Qwen2ForCausalLM(Qwen2Config.from_pretrained(folder)).save_pretrained(folder)
@@ -86,31 +88,34 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "packaged"
     tiny.build(folder, pretrained=True)
     return folder
 
 
-def test_an_f16_file_is_within_a_thousandth(fresh: Path, tmp_path: Path) -> None:
-    """As llama.cpp comes, float16 cache included."""
+def test_the_fresh_tiny_model_in_f16_is_within_a_thousandth(fresh: Path, tmp_path: Path) -> None:
+    """As llama.cpp comes, float16 keys and values included."""
     difference, found = held(fresh, written(fresh, tmp_path, "f16"))
     assert difference < 1e-3 and found.top1_agreement == 1
 
 
-def test_an_f32_file_differs_by_rounding_alone(trained: Path, tmp_path: Path) -> None:
-    difference, found = held(trained, written(trained, tmp_path, "f32"), exact=True)
+def test_the_packaged_tiny_model_in_f32_is_within_a_ten_thousandth(packaged: Path, tmp_path: Path) -> None:
+    """Keys and values in float32 as well, so that the file alone is what differs."""
+    difference, found = held(packaged, written(packaged, tmp_path, "f32"), exact=True)
     assert difference < 1e-4 and found.mean_kl < 1e-9 and found.top1_agreement == 1
 
 
-def test_an_f16_file_of_a_sharp_model_is_near_in_kl(trained: Path, tmp_path: Path) -> None:
-    difference, found = held(trained, written(trained, tmp_path, "f16"))
-    assert difference < 0.05 and found.mean_kl < 1e-5
+def test_the_packaged_tiny_model_in_f16_is_near_in_kl_and_not_within_a_thousandth(packaged: Path, tmp_path: Path) -> None:
+    difference, found = held(packaged, written(packaged, tmp_path, "f16"))
+    assert 1e-3 < difference < 0.05 and found.mean_kl < 1e-5 and found.top1_agreement == 1
 
 
 # ------------------------------------------------------------------------------------------------------------------ SmolLM2
 
 PROMPTS, LENGTH = 50, 16  # answers of 16 tokens: 800 positions
+TOLD = 1024  # of 49,152 tokens, 99 % of the mass
+WHOLE = 1 << 20  # all of them take llama.cpp fifteen times as long to say
 
 
 @pytest.fixture(scope="module")
@@ -137,26 +142,30 @@ def questions(model: Path) -> list[Question]:
     return [Question(messages, tokenizer.encode(FORMAT.render(messages), add_special_tokens=False).ids) for messages in asked]
 
 
-@pytest.mark.slow  # two minutes: 50 answers twice, 800 requests to llama.cpp
+@pytest.mark.slow  # three minutes, seven where much else runs: 50 answers twice, 850 requests to llama.cpp
 @pytest.mark.timeout(1800)
 def test_smollm2_says_the_same_in_f16(smollm2: Path, tmp_path: Path) -> None:
+    """At every position by the likeliest tokens, where the KL is a lower bound; at the last of each answer by all, where it is exact."""
     asked = questions(smollm2)
     with both(smollm2, written(smollm2, tmp_path, "f16")) as (local, gguf):
         ours = local.answer(asked, LENGTH, lambda done, total: None)
         forced = [Text(question.ids + answer.ids, len(answer.ids)) for question, answer in zip(asked, ours, strict=True)]
-        reference = [local.next(text, 1024) for text in forced]
-        theirs, other = list[Answer](), list[Next]()
+        reference = [local.next(text, TOLD) for text in forced]
+        theirs, other, last = list[Answer](), list[Next](), list[tuple[Next, Next]]()
         for question, text in zip(asked, forced, strict=True):
             theirs += gguf.answer([question], LENGTH, lambda done, total: None)
-            other += gguf.next(text, 1024)  # right after it: the prompt is read once
+            other += gguf.next(text, TOLD)  # right after it: the prompt is read once
+            last += zip(local.next(Text(text.ids, 1), WHOLE), gguf.next(Text(text.ids, 1), WHOLE), strict=True)
     found = compare([one for rows in reference for one in rows], other, local.vocabulary)
-    assert found is not None and found.positions > 600 and found.covered > 0.99
-    print(found, [gap(*row) for row in zip(ours, theirs, reference, strict=True)])
-    assert found.mean_kl < 1e-4
+    whole = compare([p for p, _ in last], [q for _, q in last], local.vocabulary)
+    assert found is not None and found.positions > 600 and found.covered > 0.98
+    assert whole is not None and whole.positions == PROMPTS and whole.exact
+    print(found, whole, [gap(*row) for row in zip(ours, theirs, reference, strict=True)])
+    assert found.mean_kl < 1e-4 and whole.mean_kl < 1e-4
     assert all(gap(*row) < 0.02 for row in zip(ours, theirs, reference, strict=True))
 
 
-@pytest.mark.slow  # two minutes: 400 requests to llama.cpp for each of five types
+@pytest.mark.slow  # three minutes, eleven where much else runs: 400 requests to llama.cpp for each of five types
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(llamacpp.quantizer() is None, reason="no quantizer")
 def test_smollm2_strays_with_fewer_bits_and_the_floors_stand_between(smollm2: Path, tmp_path: Path) -> None:
@@ -165,7 +174,7 @@ def test_smollm2_strays_with_fewer_bits_and_the_floors_stand_between(smollm2: Pa
     local = Local(Model("model", "m", str(smollm2), FORMAT), Settings())
     ours = local.answer(asked, LENGTH, lambda done, total: None)
     forced = [Text(question.ids + answer.ids, len(answer.ids)) for question, answer in zip(asked, ours, strict=True)]
-    reference = [one for text in forced for one in local.next(text, 1024)]
+    reference = [one for text in forced for one in local.next(text, TOLD)]
     for type in ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q2_k"):
         file = tmp_path / f"{type}.gguf"
         if type in llamacpp.K_QUANTS:
@@ -174,7 +183,7 @@ def test_smollm2_strays_with_fewer_bits_and_the_floors_stand_between(smollm2: Pa
             file = written(smollm2, tmp_path, type)
         with llamacpp.LlamaCpp(file, n_ctx=1024, threads=1, quiet=True) as loaded:
             gguf = Gguf(Model("gguf", type, str(file), FORMAT), loaded)
-            compared = compare(reference, [one for text in forced for one in gguf.next(text, 1024)], local.vocabulary)
+            compared = compare(reference, [one for text in forced for one in gguf.next(text, TOLD)], local.vocabulary)
         assert compared is not None
         found[type] = compared
         print(type, gguf.size(), compared)

@@ -318,11 +318,19 @@ def test_llama_cpp_says_what_transformers_says(type: str, greedy: tuple[list[int
         assert said[0] == expected[0]
 
 
-def test_a_model_that_was_asked_nothing_is_let_go(tiny_model: Path, tmp_path: Path) -> None:
-    """xllamacpp's server waits in accept() as it ends, for ever where there was no request."""
+def test_a_model_that_never_worked_is_let_go(tiny_model: Path, tmp_path: Path) -> None:
+    """llama.cpp's server waits for ever where it is ended before its loop began: one in ten, on a busy machine."""
     pytest.importorskip("xllamacpp")
     convert(tiny_model, tmp_path / "m.gguf", "f16", chat_format=FORMAT)
-    code = "import sys; from pathlib import Path; from gwen25.llamacpp import LlamaCpp\nwith LlamaCpp(Path(sys.argv[1]), n_ctx=64): pass"
+    code = """
+import sys
+from pathlib import Path
+from gwen25.llamacpp import LlamaCpp
+asked = [lambda m: None, lambda m: m.properties(), lambda m: m.tokenize("x"), lambda m: m.render([{"role": "user", "content": "x"}])]
+for ask in asked * 8:
+    with LlamaCpp(Path(sys.argv[1]), n_ctx=64, threads=1, quiet=True) as model:
+        ask(model)
+"""
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.gguf")], cwd=REPOSITORY, check=True, timeout=60, capture_output=True)
 
 

@@ -27,6 +27,7 @@ FIVE_STEPS = {
     "grpo__save_steps": 1,
     "grpo__max_completion_length": 56,
     "grpo__rewards": ["format_exact", "format_approximate", "execution"],
+    "grpo__log_completions_steps": 2,
 }
 
 Make = Callable[..., Job]
@@ -115,12 +116,22 @@ def test_payload_is_the_policy_alone(straight: tuple[Job, Result], adapter: Inpu
     assert made["adapter_config.json"] == jobs.files(adapter.payload)["adapter_config.json"]
 
 
-def test_samples_show_completions_with_each_reward(straight: tuple[Job, Result], data: Input) -> None:
+def test_samples_show_whole_groups_with_each_reward(straight: tuple[Job, Result], data: Input) -> None:
     rows = [row for _, row in read_jsonl(straight[0].aside / "completions.jsonl")]
-    assert [row["step"] for row in rows] == [1]
-    assert rows[0]["rewards"].keys() == {"format_exact", "format_approximate", "execution"}
-    assert rows[0]["prompt"].endswith("<|im_start|>assistant\n<think>\n") and rows[0]["completion"]
-    assert not any(stop in rows[0]["completion"] for stop in jobs.FORMAT.stop)
+    assert [row["step"] for row in rows] == [1, 3, 5]
+    ids = [row["id"] for _, row in read_jsonl(data.payload / "grpo.jsonl")]
+    for row in rows:
+        assert row["id"] in ids and row["prompt"].endswith("<|im_start|>assistant\n<think>\n")
+        assert len(row["completions"]) == straight[0].config.num_generations
+        totals = [0.1 * one["rewards"]["format_exact"] + 0.1 * one["rewards"]["format_approximate"] for one in row["completions"]]
+        advantages = [one["advantage"] for one in row["completions"]]
+        assert sum(advantages) == pytest.approx(0, abs=1e-4)
+        for one in row["completions"]:
+            assert one["rewards"].keys() == {"format_exact", "format_approximate", "execution"} and one["completion"]
+            assert not any(stop in one["completion"] for stop in jobs.FORMAT.stop)
+        if not any(one["rewards"]["execution"] for one in row["completions"]):  # form alone tells them apart
+            assert sorted(range(4), key=totals.__getitem__) == sorted(range(4), key=advantages.__getitem__)
+    assert any(one["advantage"] for row in rows for one in row["completions"]), "a group that compares is shown where there is one"
 
 
 def test_resuming_in_a_later_pass_changes_no_bit(make: Make, straight: tuple[Job, Result], tmp_path: Path, monkeypatch) -> None:
@@ -343,6 +354,14 @@ def test_vllms_arguments_are_those_of_trls_own_config(tmp_path: Path) -> None:
     assert (made.vllm_gpu_memory_utilization, made.vllm_max_model_length) == (0.25, 700 + 8192)
     assert made.generation_kwargs == {"stop_token_ids": [7, 8]}  # Qwen's own directory stops at <|endoftext|> alone
     assert arguments([7], grpo__vllm="colocate", grpo__vllm_max_model_length=4096)["vllm_max_model_length"] == 4096
+    chosen = {"correction": False, "mode": "token_truncate", "clip_max": 2.0, "clip_min": 0.5}
+    corrected = {f"vllm_importance_sampling_{name}": value for name, value in chosen.items()}
+    assert set(corrected) == set(grpo.VLLMS)
+    made = TrlConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False,
+        **arguments([7], grpo__vllm="colocate", **{f"grpo__{name}": value for name, value in corrected.items()}),
+    )  # fmt: skip
+    assert {name: getattr(made, name) for name in corrected} == corrected
     far = arguments([7], grpo__vllm="server", grpo__vllm_server_base_url="http://127.0.0.1:8000")
     made = TrlConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **far)
     assert (made.use_vllm, made.vllm_mode, made.vllm_server_base_url) == (True, "server", "http://127.0.0.1:8000")

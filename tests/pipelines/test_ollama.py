@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from gwen25 import gguf_writer, parity, sandbox
+from gwen25 import gguf_writer, llamacpp, parity, sandbox
 from gwen25.chat import FORMATS, prompt_text
 from gwen25.config import load_config
 from gwen25.errors import BadInput, SandboxUnavailable, Unavailable
@@ -255,6 +256,25 @@ def test_no_package_without_a_proof_of_this_very_file(gguf: Path, tmp_path: Path
         assert not list(job.payload.iterdir()), message
 
 
+def test_a_proof_made_without_llama_cpp_is_made_whole_before_it_is_packaged(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("xllamacpp")
+    job = stage_job(gguf, tmp_path / "a")
+    proof = job.inputs["gguf"].payload / parity.FILE
+    value = json.loads(proof.read_text(encoding="utf-8"))
+    absent = dict.fromkeys(value["engines"]["llama.cpp"]) | {"absent": "xllamacpp is not installed"}
+    proof.write_text(json.dumps({**value, "engines": {**value["engines"], "llama.cpp": absent}}), encoding="utf-8")
+    run(job)
+    assert json.loads((job.payload / parity.FILE).read_text(encoding="utf-8")) == value
+    assert f"{gguf.name} is proved in gguf, llama.cpp, transformers (not: vllm)" in capsys.readouterr().out
+    monkeypatch.setattr(llamacpp, "can_load", lambda: False)
+    again = dataclasses.replace(job, work=tmp_path / "b")
+    again.payload.mkdir(parents=True)
+    run(again)
+    assert "is proved in gguf, transformers (not: llama.cpp, vllm)" in capsys.readouterr().out
+
+
 def test_a_gguf_that_ollama_would_serve_wrongly(gguf: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="num_ctx = 4096 is more than the model's context of 2048"):
         run(stage_job(gguf, tmp_path / "a", num_ctx=4096))
@@ -270,10 +290,27 @@ def test_a_gguf_that_ollama_would_serve_wrongly(gguf: Path, tiny_model: Path, tm
     bare.write_bytes(gguf.read_bytes().replace(b"tokenizer.ggml.token_type", b"tokenizer.ggml.tokenXtype"))
     with pytest.raises(BadInput, match=r"the GGUF lacks tokenizer\.ggml\.token_type"):
         run(stage_job(bare, tmp_path / "d"))
+    beyond, key = tmp_path / "beyond.gguf", b"tokenizer.ggml.eos_token_id"
+    data = gguf.read_bytes()
+    at = data.index(key) + len(key) + 4  # behind the value's kind
+    beyond.write_bytes(data[:at] + struct.pack("<I", 10**6) + data[at + 4 :])
+    with pytest.raises(BadInput, match=r"end token \(tokenizer\.ggml\.eos_token_id = 1000000\) is none of its \d+ tokens"):
+        run(stage_job(beyond, tmp_path / "f"))
     (tmp_path / "junk.gguf").write_bytes(b"PK")
     with pytest.raises(BadInput, match="not a whole GGUF"):
         run(stage_job(tmp_path / "junk.gguf", tmp_path / "e"))
-    assert not any(list((tmp_path / name / "payload").iterdir()) for name in "abcde")
+    assert not any(list((tmp_path / name / "payload").iterdir()) for name in "abcdef")
+
+
+def test_a_template_that_differs_in_its_last_newline_is_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    """To the server's check as to the proof; jinja leaves one out by itself."""
+    merged, file = in_format(tiny_model, tmp_path / "merged"), tmp_path / "m.gguf"
+    end = "" if FORMAT.jinja.endswith("\n") else "\n"
+    gguf_writer.write(merged, file, "f16", chat_format=dataclasses.replace(FORMAT, jinja=FORMAT.jinja.rstrip("\n") + end))
+    parity.write(parity.prove(file, merged, FORMAT, threads=1), tmp_path / parity.FILE)
+    job = stage_job(file, tmp_path / "job")
+    run(job)
+    assert (job.payload / "Modelfile").is_file()
 
 
 # ----------------------------------------------------------------------------------------------------------------- the server
@@ -323,6 +360,10 @@ WRONG_AT_THE_SERVER = [
     ("loses a stop", BadInput, "shows stop = "),
     ("loses the system", BadInput, "shows another system for gwen25-smoke than was sent: 'You are Qwen.'"),
     ("shows no system", BadInput, "shows another system for gwen25-smoke than was sent: ''"),
+    ("loses the license", BadInput, "shows another license for gwen25-smoke than was sent: ''"),
+    ("brings stops", BadInput, "shows stop = .*im_start"),
+    ("lists oddly", BadInput, "is no Ollama server: /api/tags lists 'none'"),
+    ("says a number", BadInput, "is no Ollama server: /api/create gave b'17"),
     ("does not list", Unavailable, "does not list gwen25-smoke:gwen25-staging-"),
     ("renders otherwise", BadInput, "renders another prompt"),
     ("fails to run", Unavailable, "llama-server process has terminated"),
@@ -374,7 +415,7 @@ def test_what_was_answered_is_kept_where_it_is_refused(gguf: Path, tmp_path: Pat
     assert [answer["status"] for answer in answers] == ["error"] * 3
 
 
-def test_without_a_sandbox_whether_programs_run_is_unknown(
+def test_where_the_sandbox_gives_no_verdict_no_name_is_moved_unless_that_is_asked(
     gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def none(*_: object, **__: object) -> None:
@@ -382,9 +423,17 @@ def test_without_a_sandbox_whether_programs_run_is_unknown(
 
     monkeypatch.setattr(sandbox, "grade", none)
     with FakeOllama() as server:
-        result = run(stage_job(gguf, tmp_path, server.url, smoke="require"))
+        server.models["gwen25-smoke:latest"] = EARLIER
+        refused = r"no verdict on the programs of gwen25-smoke \(sum, backwards, double\), so .* ollama\.smoke=report publishes"
+        with pytest.raises(BadInput, match=refused):
+            run(stage_job(gguf, tmp_path / "a", server.url, smoke="require"))
+        assert server.models == {"gwen25-smoke:latest": EARLIER}, "untouched, and no staging tag beside it"
+        assert "warning" not in capsys.readouterr().out
+        result = run(stage_job(gguf, tmp_path / "b", server.url, smoke="report"))
+        assert server.models["gwen25-smoke:latest"] != EARLIER
     assert (result.metrics["smoke_ran"], result.metrics["smoke_passed"]) == (None, None)
-    assert "whether the programs of gwen25-smoke run is not known" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "whether the programs of gwen25-smoke run is not known" in out and "3 ended by themselves, an unknown number passed" in out
 
 
 def test_an_upload_that_broke_is_made_good_by_the_next_attempt(gguf: Path, tmp_path: Path) -> None:

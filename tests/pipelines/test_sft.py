@@ -12,7 +12,7 @@ from gwen25 import modeling, models, stop_rate, token_rows, training
 from gwen25.config import SftConfig
 from gwen25.errors import BadInput
 from gwen25.job import Cancelled, Input, Job, terminating
-from gwen25.pipelines import sft
+from gwen25.pipelines import adapters, grpo, merge, sft
 from gwen25.samples import tiny
 from gwen25.stop_rate import Stops
 from tests.pipelines import training_jobs as jobs
@@ -155,10 +155,13 @@ def test_what_the_base_knows_and_how_answers_end_is_told(
     ],
 )
 def test_a_stop_rate_below_95_percent_warns(make, capsys, monkeypatch, stops: Stops, told: str, metrics: dict[str, object]) -> None:
-    monkeypatch.setattr(stop_rate, "measure", lambda *_, **__: stops)
+    rooms = list[int]()
+    monkeypatch.setattr(stop_rate, "measure", lambda *_, room, **__: rooms.append(room) or stops)
     model = SimpleNamespace(unwrap_model=lambda model: model)
-    trainer = SimpleNamespace(is_fsdp_enabled=False, is_deepspeed_enabled=False, accelerator=model, model=None)
+    args = SimpleNamespace(per_device_train_batch_size=2)
+    trainer = SimpleNamespace(is_fsdp_enabled=False, is_deepspeed_enabled=False, accelerator=model, model=None, args=args)
     assert sft._stops(trainer, make(), None, jobs.FORMAT, 2048) == metrics
+    assert rooms == [2 * 512]  # as many sequences as training had at once, however many rows they hold
     out = capsys.readouterr().out
     assert told in out if told else out == ""
 
@@ -229,6 +232,106 @@ def test_a_death_after_the_last_step_trains_no_further(make, straight: tuple[Job
     assert len(jobs.losses(job)) == 3
 
 
+PACKED = {**SIX_STEPS, "sft__packing": True, "sft__max_steps": 4}
+
+
+def laid(job: Job, file: Path, folder: Path, base: Path) -> tuple[sft.Rows, sft.Packed]:
+    tokenizer = modeling.load_tokenizer(base, jobs.FORMAT)
+    rows = sft.store(sft.tokens(file, tokenizer, jobs.FORMAT, 512), folder / "rows.arrow")
+    return rows, sft.lay(job, rows)
+
+
+def test_packed_rows_are_whole_with_their_labels(make, tiny_model: Path, data: Input, tmp_path: Path) -> None:
+    job = make(**PACKED)
+    rows, packed = laid(job, data.payload / "train.jsonl", tmp_path, tiny_model)
+    found = []
+    for sequence in packed.dataset:
+        assert len(sequence["input_ids"]) == len(sequence["labels"]) == sum(sequence["seq_lengths"]) <= 512
+        start = 0
+        for length in sequence["seq_lengths"]:
+            found.append((sequence["input_ids"][start : start + length], sequence["labels"][start : start + length]))
+            start += length
+    assert sorted(found) == sorted((row["input_ids"], row["labels"]) for row in rows.dataset) and len(packed.dataset) == 3
+    assert packed.facts() == {"sequences": 3, "fill": round(rows.tokens / 3 / 512, 4), "sequences_a_step": 2, "rows_a_step": 8.0}
+
+
+def test_packed_training_takes_the_steps_of_unpacked_training(make, monkeypatch) -> None:
+    """All rows in every step, so that both train on the same rows: losses and adapters agree up to the rounding of sums."""
+    import torch
+
+    whole = {"sft__per_device_train_batch_size": 12, "sft__optim": "adamw_torch", "sft__max_steps": 4, "sft__max_grad_norm": 1e30}
+    plain, packed = make("plain", 12, **whole), make("packed", 12, **whole, sft__packing=True)
+    alone, together = sft.run(plain), sft.run(packed)
+    assert jobs.losses(packed) == pytest.approx(jobs.losses(plain), abs=1e-4)
+    assert together.metrics["heldout_loss"] == pytest.approx(alone.metrics["heldout_loss"], abs=1e-4)
+    before, after = modeling.read_adapter(plain.payload), modeling.read_adapter(packed.payload)
+    moved = torch.cat([tensor.flatten() for tensor in before.values()])
+    assert (moved - torch.cat([after[name].flatten() for name in before])).norm() < 1e-2 * moved.norm()
+    assert together.facts["sft"]["packing"]["rows_a_step"] == 12 and "packing" not in alone.facts["sft"]
+
+
+def test_packing_resumed_after_a_death_changes_no_bit(make, tmp_path: Path, monkeypatch) -> None:
+    import torch
+
+    straight, job = (make(name, **PACKED, sft__lora_dropout=0.1) for name in ("straight", "interrupted"))
+    result = sft.run(straight)
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
+    (faults / "sft-oom-4").touch()  # within the second epoch: two steps an epoch
+    with pytest.raises(torch.OutOfMemoryError):
+        sft.run(job)
+    assert sft.run(job) == result and jobs.files(job.payload) == jobs.files(straight.payload)
+    assert jobs.losses(job) == jobs.losses(straight)
+
+
+@pytest.mark.slow
+def test_packing_at_a_smaller_micro_batch_gives_the_same_losses(make, tmp_path: Path) -> None:
+    large, small = make("large", 8, **PACKED), make("small", 4, **PACKED)
+    assert sft.run(small).facts == sft.run(large).facts
+    assert jobs.losses(small) == pytest.approx(jobs.losses(large), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("micro", "rows", "sequences", "a_step", "world", "batch"),
+    [
+        (8, 70, 20, 2, 1, (2, 1, 1)),  # 3.5 rows a sequence: 8 rows a step are 2 sequences, at once
+        (4, 70, 20, 2, 1, (1, 2, 1)),  # memory for 4 rows holds one sequence of as many
+        (1, 70, 20, 2, 1, (1, 2, 1)),
+        (8, 70, 20, 2, 2, (1, 1, 2)),
+        (2, 20, 20, 8, 1, (2, 4, 1)),  # every row fills its sequence
+    ],
+)
+def test_a_micro_batch_of_sequences_holds_the_rows_of_one(make, monkeypatch, micro, rows, sequences, a_step, world, batch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    packed = sft.Packed(list(range(sequences)), rows, 0.9, a_step)
+    assert sft.split(make(micro_batch=micro), packed) == training.Batch(*batch)
+
+
+def test_sequences_that_processes_cannot_share_are_refused(make, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        BadInput, match=r"sft.packing: 3 sequences of 512 tokens make a step of about 9.0 rows, and cannot be divided over 2"
+    ):
+        sft.split(make(), sft.Packed(list(range(10)), 30, 0.9, 3))
+
+
+@pytest.mark.parametrize(("max_steps", "warmup"), [(-1, 8), (20, 5)])
+def test_warm_up_stays_the_same_share_of_a_packed_run(make, max_steps: int, warmup: int) -> None:
+    ask = {"sft__max_steps": max_steps, "sft__warmup_steps": 5, "sft__gradient_accumulation_steps": 5, "sft__num_train_epochs": 2}
+    job = make(sft__per_device_train_batch_size=1, **ask)
+    packed = sft.Packed(list(range(100)), 350, 0.9, 1)  # 140 steps of 5 rows, 200 of one sequence
+    assert sft.replan(job, packed).config.warmup_steps == warmup
+
+
+def test_auto_hparams_mean_rows_a_step_where_rows_are_packed(make, tmp_path: Path) -> None:
+    many = jobs.dataset(tmp_path / "many", rows=120, heldout=0)
+    job = make(dataset=many, micro_batch=2, sft__auto_hparams=True, sft__max_steps=1, sft__packing=True, sft__per_device_train_batch_size=2)
+    told = sft.run(job).facts["sft"]
+    assert told["effective_batch_size"] == 8 and told["packing"]["sequences_a_step"] == 2
+    assert told["packing"]["rows_a_step"] == pytest.approx(8, abs=0.6)
+
+
 def test_auto_hparams_are_applied_and_told(make, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     many = jobs.dataset(tmp_path / "many", rows=120, heldout=0)
     job = make(dataset=many, micro_batch=4, sft__auto_hparams=True, sft__max_steps=1, sft__per_device_train_batch_size=4)
@@ -264,6 +367,85 @@ def test_auto_hparams_mean_rows_a_step_and_the_steps_of_this_run(
     for name in ("gradient_accumulation_steps", "warmup_steps"):
         last = [reason for reason in reasons if reason.startswith(name)][-1]
         assert last.startswith(f"{name} {taken[name]}:"), "the last word on a value is the value taken"
+
+
+def test_options_of_peft_and_trl_reach_them(make, tiny_model: Path, data: Input, tmp_path: Path) -> None:
+    tokenizer = modeling.load_tokenizer(tiny_model, jobs.FORMAT)
+    rows = sft.store(sft.tokens(data.payload / "train.jsonl", tokenizer, jobs.FORMAT, 512), tmp_path / "rows.arrow")
+
+    def built(**asked: object) -> tuple[object, ...]:
+        trainer = sft.make_trainer(make(**asked), tiny_model, tokenizer, jobs.FORMAT, rows.dataset, "cpu")
+        lora = trainer.model.peft_config["default"]
+        magnitudes = sum("lora_magnitude_vector" in name for name, _ in trainer.model.named_parameters())
+        return lora.use_rslora, lora.use_dora, magnitudes, trainer.args.neftune_noise_alpha, trainer.padding_free
+
+    assert built() == (False, False, 0, None, False)
+    assert built(sft__use_rslora=True) == (True, False, 0, None, False)
+    assert built(sft__use_dora=True) == (False, True, 14, None, False)
+    assert built(sft__neftune_noise_alpha=5) == (False, False, 0, 5.0, False)
+
+
+@pytest.mark.slow
+def test_noise_magnitudes_and_scale_are_as_they_were_after_a_death(
+    make, straight: tuple[Job, sft.Result], tmp_path: Path, monkeypatch
+) -> None:
+    import torch
+
+    ask = {"sft__neftune_noise_alpha": 5.0, "sft__use_dora": True, "sft__use_rslora": True, "sft__max_steps": 4, "sft__learning_rate": 1e-3}
+    undisturbed, job = make("undisturbed", **ask), make("interrupted", **ask)
+    result = sft.run(undisturbed)
+    assert result.facts["sft"]["neftune_noise_alpha"] == 5.0 and "neftune_noise_alpha" not in straight[1].facts["sft"]
+    assert jobs.losses(undisturbed)[0] != jobs.losses(straight[0])[0]  # B is zero still: nothing but the noise makes the difference
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    (faults / "sft-oom-3").touch()
+    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
+    with pytest.raises(torch.OutOfMemoryError):
+        sft.run(job)
+    assert sft.run(job) == result and jobs.files(job.payload) == jobs.files(undisturbed.payload)
+
+
+def test_noise_on_packed_rows_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"sft.neftune_noise_alpha needs sft.packing=false"):
+        jobs.config(sft__packing=True, sft__neftune_noise_alpha=5)
+
+
+def test_kernels_that_are_not_installed_are_refused_before_anything_is_read(make, monkeypatch) -> None:
+    from transformers.utils import import_utils
+
+    monkeypatch.setattr(import_utils, "is_kernels_available", lambda: False)
+    with pytest.raises(BadInput, match=r"sft.use_kernels needs the package kernels: pip install 'kernels>=0"):
+        sft.run(make(sft__use_kernels=True, dataset=Input("dataset", "k", "d", Path("/nowhere"), {}, {})))
+
+
+@pytest.mark.slow  # four stages each
+@pytest.mark.parametrize("option", ["use_rslora", "use_dora", "use_rslora and use_dora"])
+def test_an_adapter_of_another_kind_goes_through_grpo_and_is_merged(
+    make, tmp_path: Path, tiny_model: Path, data: Input, option: str
+) -> None:
+    from safetensors.torch import load_file
+
+    options = option.split(" and ")
+    job = make(**{"sft__max_steps": 2, "sft__lora_r": 8, **{f"sft__{name}": True for name in options}})
+    facts = sft.run(job).facts
+    assert all(facts["sft"][name] is True for name in options)
+    started = jobs.artifact(job.work, "sft", facts)
+    section = jobs.config(grpo__max_steps=2, grpo__max_completion_length=24, grpo__rewards=["format_exact", "format_approximate"]).grpo
+    rewards = {"rewards": {"active": ["format_exact", "format_approximate"], "judge": None}}
+    inputs = {"dataset": data, "sft": started}
+    walked = jobs.job("grpo", tmp_path / "grpo", section.model_copy(update={"allow_format_only": True}), tiny_model, inputs, rewards, 8)
+    moved = grpo.run(walked)
+    trained = jobs.artifact(walked.work, "grpo", moved.facts)
+    checked = jobs.job("adapters", tmp_path / "adapters", jobs.config().adapters, tiny_model, {"adapter": trained})
+    sound = jobs.artifact(checked.work, "adapters", adapters.run(checked).facts)
+    merged = jobs.job("merge", tmp_path / "merge", jobs.config(merge__dtype="float32").merge, tiny_model, {"adapter": sound})
+    assert merge.run(merged).metrics["kl"] < 1e-9
+    tokenizer = modeling.load_tokenizer(tiny_model, jobs.FORMAT)
+    whole = modeling.load_adapter(modeling.load_base(tiny_model, tokenizer, jobs.FORMAT, dtype="float32"), sound.payload)
+    config = whole.peft_config["default"]
+    assert [config.use_rslora, config.use_dora] == ["use_rslora" in options, "use_dora" in options]
+    theirs, mine = whole.merge_and_unload().state_dict(), load_file(merged.payload / "model.safetensors")
+    assert all(mine[name].equal(theirs[name]) for name in mine)
 
 
 @pytest.mark.parametrize("kind", ["is_fsdp_enabled", "is_deepspeed_enabled"])
@@ -392,3 +574,18 @@ def test_two_processes_train_on_the_same_batches(make, tmp_path: Path) -> None:
     told = json.loads((two.work / "result.json").read_text())
     assert told["facts"] == result.facts
     assert told["metrics"]["heldout_loss"] == pytest.approx(result.metrics["heldout_loss"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_same_packed_sequences(make, tmp_path: Path) -> None:
+    even = jobs.dataset(tmp_path / "even", rows=16)
+    ask = {**PACKED, "sft__checkpoint_choice": "heldout_loss", "sft__save_steps": 2}
+    one, two = make("one", dataset=even, **ask), make("two", dataset=even, **ask)
+    result = sft.run(one)
+    assert result.facts["sft"]["packing"]["sequences_a_step"] == 2
+    status, output = jobs.run_child(two, processes=2)
+    assert status == 0, output
+    assert jobs.losses(two) == pytest.approx(jobs.losses(one), abs=1e-3)
+    told = json.loads((two.work / "result.json").read_text())["facts"]["sft"]
+    assert told["packing"] == result.facts["sft"]["packing"]
+    assert told["checkpoint"]["step"] == result.facts["sft"]["checkpoint"]["step"]

@@ -96,9 +96,9 @@ def job(
     return Job(stage, "k", section, inputs, pinned, {"base_model": str(base)}, config().runtime, micro_batch, work)
 
 
-def child(made: Job, faults: Path | None = None, processes: int = 1) -> subprocess.Popen[str]:
-    """Start the stage's real module on a request.json that says what the Job says; under torchrun for several processes."""
-    request = {
+def request(made: Job) -> None:
+    """Write the request.json that says what the Job says, as `stage.launch` would; an earlier attempt's ending is forgotten."""
+    told = {
         "stage": made.stage,
         "section_name": made.stage,
         "version": 1,
@@ -109,14 +109,24 @@ def child(made: Job, faults: Path | None = None, processes: int = 1) -> subproce
         "locations": dict(made.locations),
         "runtime": made.runtime.model_dump(mode="json"),
         "micro_batch": made.micro_batch,
+        "at_once": made.at_once,
+        "packed": made.packed,
     }
     for name in ("result.json", "failure.json"):
         (made.work / name).unlink(missing_ok=True)
-    write_json(made.work / "request.json", request)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **({} if faults is None else {"GWEN25_FAULTS": str(faults)})}
+    write_json(made.work / "request.json", told)
+
+
+def environment(faults: Path | None = None) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **({} if faults is None else {"GWEN25_FAULTS": str(faults)})}
+
+
+def child(made: Job, faults: Path | None = None, processes: int = 1) -> subprocess.Popen[str]:
+    """Start the stage's real module on the Job's request; under torchrun for several processes."""
+    request(made)
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     command = [sys.executable, *launcher, "-m", f"gwen25.pipelines.{made.stage}", str(made.work)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, env=environment(faults), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def run_child(made: Job, faults: Path | None = None, processes: int = 1) -> tuple[int, str]:

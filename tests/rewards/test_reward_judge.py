@@ -1,7 +1,8 @@
-"""The judge against a service that misbehaves, through every provider's own client."""
+"""The judge against a service that misbehaves, through every provider's own client: `make test-judge`, where none may be missing."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -24,8 +25,8 @@ PAIR = ("Print the sum of two integers.", "print(sum(map(int, input().split())))
 @pytest.fixture(params=PROVIDERS)
 def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name: str = request.param
-    if name == "google-generativeai":
-        pytest.importorskip("google.generativeai", reason="the extra judge-legacy is not installed")
+    if name == "google-generativeai" and importlib.util.find_spec("google.generativeai") is None:
+        (pytest.fail if os.environ.get("GWEN25_EVERY_JUDGE") else pytest.skip)("the extra judge-legacy is not installed")
     monkeypatch.setenv("OPENAI_API_KEY" if name == "openai" else "GEMINI_API_KEY", SECRET)
     monkeypatch.setattr(room, "BACKOFF_SECONDS", 0.01)
     return name
@@ -153,6 +154,14 @@ def test_the_budget_outlives_the_process(service: Service, provider: str, tmp_pa
     assert first + again.score(pairs[2:]) == [1.0, 1.0, 1.0, None]
     assert again.score(pairs) == [1.0, 1.0, 1.0, None], "cached scores cost nothing"
     assert len(service.prompts) == 3
+
+
+def test_retries_are_paid_from_the_same_budget(service: Service, provider: str, tmp_path: Path) -> None:
+    service.reply = lambda number, prompt: Reply(status=503)
+    judge = ask(service, provider, tmp_path, max_calls=3, max_retries=9, max_concurrency=1)
+    assert judge.score([PAIR, (PAIR[0], "print(1)")]) == [None, None]
+    assert len(service.prompts) == 3 and judge.counts["failures/budget"] == 2
+    assert judge.last_failure == "grpo.judge.max_calls = 3 requests are spent"
 
 
 def test_no_more_requests_are_in_flight_than_allowed(service: Service, provider: str, tmp_path: Path) -> None:

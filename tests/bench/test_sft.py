@@ -1,0 +1,119 @@
+"""The bench of SFT counts, pairs and judges rightly, and does the work it names. Its figures are not tested."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench import sft, step_time, trainers
+from bench.sft import PACKED, RANDOM, SORTED, Run
+
+
+def test_a_batch_is_as_long_as_its_longest_row() -> None:
+    assert sft.padded([3, 1, 2, 5, 4], 2) == 2 * 3 + 2 * 5 + 4
+    assert sft.ceiling([7] * 12, 4) == 1.0
+    assert sft.ceiling([1, 3], 2) == 6 / 4
+
+
+def test_made_up_lengths_have_r1s_quantiles() -> None:
+    lengths, source = trainers.lengths_of(None, 1000)
+    assert "made up" in source and len(lengths) == 1000 and min(lengths) >= 400 and max(lengths) <= 32768
+    for most, share in trainers.QUANTILES:
+        assert sum(length <= most for length in lengths) / 1000 == pytest.approx(share, abs=0.002)
+    # what was counted on the real rows: 1.74 and 2.05
+    assert sft.ceiling(lengths, 4) == pytest.approx(1.74, abs=0.1) and sft.ceiling(lengths, 8) == pytest.approx(2.05, abs=0.15)
+
+
+def test_lengths_of_the_real_rows_are_those_of_all(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainers, "_tokenized", lambda file, vocabulary: list(range(100, 40000, 100)))
+    lengths, source = trainers.lengths_of(shared_data, 4)
+    assert lengths == [4100, 12300, 20500, 28700] and source == "4 of 327 of R1's rows"
+
+
+def runs(packed: float = 1.0, loss: float = 2.0) -> list[Run]:
+    """Random batches compute twice as much in twice the time, sorted ones a tenth more; `packed`: seconds."""
+    ways = ((RANDOM, 2000, 2.0, 2.0), (SORTED, 1100, 1.1, 2.0), (PACKED, 1000, packed, loss))
+    return [Run(0, 8, way, 1000, computed, wall, wall, nats) for way, computed, wall, nats in ways]
+
+
+def verdicts(given: list[Run], ceiling: float = 2.05) -> list[tuple[str, str]]:
+    return [(row[-2], row[-1]) for row in list(sft._goals(given, {8: ceiling}))[1:]]
+
+
+def test_goals_are_met_and_missed() -> None:
+    assert verdicts(runs()) == [("yes", "yes")] * 2
+    assert verdicts(runs(packed=1.14)) == [("yes", "yes")] * 2
+    assert verdicts(runs(packed=1.2)) == [("NO", "yes")] * 2
+    assert verdicts(runs(), ceiling=2.5) == [("NO", "yes"), ("yes", "yes")]  # the harder of the two ceilings
+    assert verdicts(runs(loss=2.001)) == [("yes", "NO")] * 2
+
+
+def test_a_cost_has_an_interval_and_a_verdict() -> None:
+    share, low, high = step_time.overhead([1.01] * 20, [1.0] * 20)
+    assert share == pytest.approx(0.01) and low == pytest.approx(0.01) and high == pytest.approx(0.01)
+    slow = {"ours": [[1.03, 1.01]] * 20, "TRL": [[1.0, 1.0]] * 20, "callbacks": 0.03}
+    assert [row[-1] for row in list(sft._costs(slow))[1:]] == ["NO", "yes", "NO"]
+    noisy = step_time.overhead([1.0, 2.0] * 10, [2.0, 1.0] * 10)
+    assert noisy[1] < noisy[0] < noisy[2]
+
+
+class Loop:
+    """A trainer's loop: it says who is at work, and takes its time."""
+
+    def __init__(self, name: str, steps: int, log: list[str], work: Callable[[], object] = lambda: None):
+        self.name, self.steps, self.log, self.work = name, steps, log, work
+        self.callback_handler = SimpleNamespace(callbacks=[])
+
+    def train(self) -> None:
+        for _ in range(self.steps):
+            for callback in self.callback_handler.callbacks:
+                callback.on_step_begin(None, None, None)
+            self.log.append(self.name)
+            self.work()
+        for callback in self.callback_handler.callbacks:
+            callback.on_train_end(None, None, None)
+
+
+def test_trainers_take_turns_step_by_step_and_one_works_at_a_time() -> None:
+    log: list[str] = []
+    at_work, together = threading.Lock(), []
+
+    def work() -> None:
+        together.append(at_work.acquire(blocking=False))
+        at_work.release()
+
+    loops = {name: Loop(name, steps, log, work) for name, steps in (("a", 3), ("b", 5), ("c", 3))}
+    spans = step_time.in_turn({name: (loop, loop.train) for name, loop in loops.items()})
+    assert log == ["a", "b", "c"] * 3 + ["b", "b"] and all(together)
+    assert {name: len(taken) for name, taken in spans.items()} == {"a": 3, "b": 5, "c": 3}
+
+
+def test_what_a_callback_takes_is_counted_by_itself() -> None:
+    callback = SimpleNamespace(on_log=lambda text, times: sum(range(times)), on_save=lambda: 1)
+    taken = step_time.timed(callback, ["on_log"])
+    assert callback.on_log("a", times=200_000) == 199_999 * 100_000 and callback.on_save() == 1
+    assert len(taken) == 1 and taken[0] > 0
+
+
+def test_a_trainer_that_fails_ends_the_bench() -> None:
+    log: list[str] = []
+    loops = {"a": Loop("a", 3, log), "b": Loop("b", 3, log, lambda: 1 / 0)}
+    with pytest.raises(ZeroDivisionError):
+        step_time.in_turn({name: (loop, loop.train) for name, loop in loops.items()})
+
+
+@pytest.mark.slow  # five trainers of a tiny model
+def test_the_quick_run_trains_compares_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sft.main(["--quick", "--json", str(tmp_path / "all.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "| 4 | packed | 1.00 |" in shown and "### A step of the node over TRL's" in shown
+    held: dict[str, Any] = json.loads((tmp_path / "all.json").read_text())
+    losses = [run["loss"] for run in held["packing"]]
+    assert len(losses) == 3 and max(losses) - min(losses) <= sft.TOLERANCE
+    assert len(held["cost"]["ours"]) == len(held["cost"]["TRL"]) == 3 and 0 < held["cost"]["callbacks"] < 1
