@@ -140,10 +140,10 @@ class Run:
         log.write_text("")
         process = doomed.start(self.job, log, death)
         if death.kind == "start":
-            time.sleep(3 * death.at)
+            time.sleep(death.at)  # a second: on an idle machine loading takes half of it, and 3 s were a whole run
         elif death.kind == "step":
             self._wait_for_step(log, death.window - 1)
-            time.sleep(death.at * 0.4)  # some steps
+            time.sleep(death.at * 0.05)  # less than a step, which takes 0.1 s on an idle machine: the next death's window must be ahead
         elif death.kind == "end":
             self._wait_for_step(log, STEPS)
             time.sleep(death.at * 0.2)
