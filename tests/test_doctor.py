@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -107,17 +109,17 @@ def test_what_the_sandbox_refuses(monkeypatch: pytest.MonkeyPatch, level: str) -
 
 
 def _unconfined(folder: Path, program: str, tests: Sequence[TestCase], limits: Any = None) -> sandbox.Verdict:
-    """A grader without a sandbox, for programs of the doctor's own. What they leave running is ended by its mark."""
-    mark = next((word for word in tests[0].input.split() if word.startswith("gwen25-doctor-")), "none")
-    out = folder / "out"
+    """A grader without a sandbox, for programs of the doctor's own. What they leave running is known by a random word, and ended."""
+    ours, out = secrets.token_hex(16), folder / "out"
     with out.open("w") as stdout:
-        subprocess.run([sys.executable, "-c", program, mark], input=tests[0].input, stdout=stdout, text=True, cwd=folder, timeout=60)
+        subprocess.run([sys.executable, "-c", program, ours], input=tests[0].input, stdout=stdout, text=True, cwd=folder, timeout=60)
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if mark.encode() in entry.read_bytes():
+            if ours.encode() in entry.read_bytes().split(b"\0"):
                 os.kill(int(entry.parent.name), signal.SIGKILL)
-    for place in ("/dev/shm", "/var/tmp", "/tmp"):  # where the one that writes outside writes
-        Path(place, mark).unlink(missing_ok=True)
+    for mark in (word for word in tests[0].input.split() if word.startswith("gwen25-doctor-")):
+        for place in ("/dev/shm", "/var/tmp", "/tmp"):  # where the one that writes outside writes
+            Path(place, mark).unlink(missing_ok=True)
     status = "passed" if out.read_text().split() == tests[0].output.split() else "wrong"
     return sandbox.Verdict(status, None, 0, 1, 0.0, 0.0, None, "", "none")
 
@@ -129,6 +131,31 @@ def test_each_property_fails_without_a_sandbox(monkeypatch: pytest.MonkeyPatch, 
     assert statuses(iter(found)) == {"fail"} and seen.status == "warn"
     for finding in (*found, seen):
         assert finding.todo
+
+
+def _is_alive(pid: int) -> bool:
+    """A zombie, which waits for a container's first process to look after it, has no command line."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+def test_a_grader_without_a_sandbox_ends_its_own_processes_only(tmp_path: Path) -> None:
+    """It once knew them by the word "none", which it then found in the command line of whoever had started the tests."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", "--network", "none", "gwen25-doctor-bystander"]
+    ) as bystander:
+        _unconfined(tmp_path, "pass", [TestCase("", "")])
+        _unconfined(tmp_path, "pass", [TestCase("gwen25-doctor-bystander", "")])
+        left = "import os, time\nif os.fork() == 0: os.setsid(); print(os.getpid(), flush=True); time.sleep(60)"
+        _unconfined(tmp_path, left, [TestCase("", "")])
+        until = time.monotonic() + 10
+        while _is_alive(int((tmp_path / "out").read_text())) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not _is_alive(int((tmp_path / "out").read_text()))
+        assert bystander.poll() is None
+        bystander.kill()
 
 
 @pytest.mark.usefixtures("isolation")
