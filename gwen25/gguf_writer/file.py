@@ -24,7 +24,7 @@ from gwen25.gguf_writer.architecture import EMBEDDING, HEAD, Labels
 from gwen25.gguf_writer.header import Placed
 from gwen25.gguf_writer.numbers import Piece
 from gwen25.gguf_writer.source import Stored, read_tensors, stamps
-from gwen25.gguf_writer.stream import Ahead, Flushed
+from gwen25.gguf_writer.stream import Ahead, Direct
 from gwen25.gguf_writer.vocabulary import add_tokenizer
 
 WRITTEN_TYPES: Final = ("f32", "f16", "bf16", "q8_0")
@@ -60,7 +60,7 @@ def write(
     start, size = _start(model_dir, type, config, tensors, chat_format, Labels(name, licence, lineage))
     _require_space(out.parent, len(start) + size)
     with whole(out) as part:
-        with part.open("wb", buffering=0) as file, Flushed(file) as data:
+        with part.open("wb", buffering=0) as file, Direct(file) as data:
             data.write(start)
             _append(data, type, config, tensors, progress)
         if changed := [file for file, stamp in stamps(stored).items() if stamp != before[file]]:
@@ -151,7 +151,7 @@ def _require_space(folder: Path, size: int) -> None:
         raise BadInput(f"{folder} has {free / 1e9:.1f} GB free; the file takes {size / 1e9:.1f} GB")
 
 
-def _append(out: Flushed, type: str, config: Mapping[str, Any], tensors: list[tuple[str, Stored]], progress: Progress) -> None:
+def _append(out: Direct, type: str, config: Mapping[str, Any], tensors: list[tuple[str, Stored]], progress: Progress) -> None:
     """The tensors' data, in order."""
     with ExitStack() as stack:
         descriptors = {file: _opened(file, stack) for file in {tensor.file for _, tensor in tensors}}

@@ -75,7 +75,7 @@ def converted(bits: NDArray[Any], tensor: Stored, target: str) -> memoryview:
     if target == "f16" and tensor.dtype != "F16":
         return to_f16(bits, tensor).data
     if target == "q8_0":
-        return to_q8_0(to_f32(bits, tensor.dtype), tensor).data
+        return to_q8_0(bits, tensor).data
     _refuse_not_finite(bits, tensor.dtype, tensor)
     made: NDArray[Any] = bits
     if target == "f32":
@@ -118,39 +118,48 @@ def _every_bf16_as_f16() -> NDArray[np.float16]:
         return to_f32(np.arange(1 << 16, dtype=np.uint16), "BF16").astype(np.float16)
 
 
-def to_q8_0(floats: NDArray[np.float32], tensor: Stored) -> NDArray[np.uint8]:
+def to_q8_0(bits: NDArray[Any], tensor: Stored) -> NDArray[np.uint8]:
     """Blocks of 32 weights: the largest over 127 as float16, then each weight over it as a signed byte.
 
-    The gguf package's bytes in a third of its time: a maximum by `reduceat`, a block's 32 bytes moved as one item, no array that
-    another could have held.
+    The gguf package's bytes in a quarter of its time: the largest is found among the bits, a block's 32 bytes are moved as one item, no
+    array is made that another could have held.
     """
     import numpy as np
 
-    spare = np.abs(floats.reshape(-1))
-    scale = np.maximum.reduceat(spare, np.arange(0, len(spare), BLOCK)) / np.float32(127)
+    floats = to_f32(bits, tensor.dtype)
+    scale = to_f32(_largest(bits), tensor.dtype) / np.float32(127)
     made = np.empty(len(scale), np.dtype([("scale", "<f2"), ("weights", np.void(BLOCK).dtype)]))
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         made["scale"] = scale
         quotients = floats.reshape(-1, BLOCK) * np.where(scale == 0, np.float32(0), np.float32(1) / scale)[:, None]
-        _add_half(quotients, spare)
+        _add_half(quotients)
         made["weights"] = quotients.astype(np.int8).view(made["weights"].dtype)[:, 0]
     if not _finite(np.ascontiguousarray(made["scale"]).view(np.uint16), "F16"):
-        _refuse_not_finite(floats.view(np.uint32), "F32", tensor)
+        _refuse_not_finite(bits, tensor.dtype, tensor)
         raise BadInput(f"{tensor.name} holds a value beyond q8_0's {127 * 65504}; choose bf16 or f32")
     return made.view(np.uint8)
 
 
-def _add_half(numbers: NDArray[np.float32], spare: NDArray[np.float32]) -> None:
+def _largest(bits: NDArray[Any]) -> NDArray[Any]:
+    """The largest magnitude of each block, as its bits: without the sign they have the order of their numbers, and NaN comes last."""
+    import numpy as np
+
+    most = bits.reshape(-1) & ((1 << (8 * bits.itemsize - 1)) - 1)
+    while len(most) * BLOCK > bits.size:  # five halvings; a reduction along rows of 32 takes five times as long
+        most = np.maximum(most[::2], most[1::2])
+    return most
+
+
+def _add_half(numbers: NDArray[np.float32]) -> None:
     """Add the number before a half, with each number's sign: cut off, that is C's roundf, ties away from zero.
 
-    A half itself would lift 0.49999997 to 1. `spare`: as much room.
+    A half itself would lift 0.49999997 to 1.
     """
     import numpy as np
 
-    halves = spare.view(np.uint32)
-    np.bitwise_and(numbers.reshape(-1).view(np.uint32), np.uint32(0x8000_0000), out=halves)
+    halves = numbers.view(np.uint32) & np.uint32(0x8000_0000)
     halves |= np.nextafter(np.float32(0.5), np.float32(0)).view(np.uint32)
-    numbers += spare.reshape(numbers.shape)
+    numbers += halves.view(np.float32)
 
 
 _EXPONENT: Final = {"F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}  # all ones: infinity or not a number
