@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Numbers of a piece: half a megabyte of bf16, so that what is made of it on the way stays in the processor's cache (q8_0 of
-# sixteen times as much takes twice as long a number).
-PIECE: Final = 1 << 18
+# Numbers of a piece: a megabyte of bf16, so that what is made of it on the way stays in the processor's cache (q8_0 of eight times as
+# much takes half again as long a number), and so that two threads seldom wait for each other between numpy's calls (a fourth: as long).
+PIECE: Final = 1 << 19
 BLOCK: Final = 32  # weights that share a scale in q8_0
 
 
