@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final, Self, TypeVar
 
 THREADS: Final = 2
 DEPTH: Final = 6  # results of half a megabyte to a megabyte
+O_DIRECT: Final = getattr(os, "O_DIRECT", 0)  # macOS has none
 STRIPE: Final = 8 << 20  # bytes; two of them are all the memory that writing takes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 Item = TypeVar("Item")
@@ -116,7 +117,7 @@ class Direct:
 def _ask(descriptor: int, direct: bool) -> None:
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     with contextlib.suppress(OSError):  # EINVAL: this file system has no direct writes
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if direct else flags & ~os.O_DIRECT)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | O_DIRECT if direct else flags & ~O_DIRECT)
 
 
 def _write(descriptor: int, view: memoryview) -> None:
@@ -125,6 +126,6 @@ def _write(descriptor: int, view: memoryview) -> None:
         try:
             done += os.write(descriptor, view[done:])
         except OSError as error:
-            if error.errno != errno.EINVAL or not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            if error.errno != errno.EINVAL or not fcntl.fcntl(descriptor, fcntl.F_GETFL) & O_DIRECT:
                 raise
             _ask(descriptor, direct=False)  # blocks larger than a page, or a part that ended within one
