@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 
 from gwen25 import estimate, llamacpp, models, packing, preflight
+from gwen25.chat import FORMATS
 from gwen25.cli import main
 from gwen25.config import Config, load_config
+from gwen25.data import TestCase
 from gwen25.errors import BadInput
 from gwen25.estimate import fit, memory, terms, work
 from gwen25.models import Shape
+from gwen25.rewards import REWARDS
+from gwen25.rewards.sample import Sample
 
 KNOWN = {**{name: model.shape for name, model in models.BASE_MODELS.items() if "Coder" not in name}, **estimate.SHAPES}
 TINY = Shape(64, 2, 2, 1, 128, 704, True)
@@ -439,6 +443,83 @@ def test_no_judge_no_requests_and_a_bound_bounds() -> None:
     assert work.judge(load_config("a100", "recommended"), date(2026, 12, 1)) is None
     bounded = work.judge(config("a100", grpo__judge__max_calls=7), date(2026, 12, 1))
     assert bounded is not None and bounded.requests == 7
+
+
+BOTH = {"grpo.rewards": ["execution", "judge"], "grpo.vllm": "off"}
+AGAIN, BESIDE = {"grpo.redraw_zero_spread": 3}, {"grpo.judge_agreement": 2}
+SHARED, BOUND = {"grpo.num_iterations": 3}, {"grpo.judge.max_calls": 50}
+# profile a100: 100 steps of 4 answers; three steps share a batch: 34 batches. Overrides, requests in all, and by term
+REQUESTS: list[tuple[dict[str, Any], int, dict[str, int]]] = [
+    ({}, 400, {"rewards": 400}),
+    (AGAIN, 1600, {"rewards": 400, "redraws": 1200}),
+    (BESIDE, 400, {"rewards": 400, "agreement": 200}),
+    ({"grpo.judge_agreement": 9}, 400, {"rewards": 400, "agreement": 400}),  # a batch has no more than 4 programs
+    (AGAIN | BESIDE, 1600, {"rewards": 400, "redraws": 1200, "agreement": 200}),
+    (SHARED, 136, {"rewards": 136}),
+    (AGAIN | BESIDE | SHARED, 544, {"rewards": 136, "redraws": 408, "agreement": 68}),
+    (AGAIN | BESIDE | BOUND, 50, {"rewards": 50, "redraws": 50, "agreement": 25}),
+    (BESIDE | {"grpo.judge.max_calls": 0}, 0, {"rewards": 0, "agreement": 0}),
+    (BESIDE | {"grpo.judge.max_calls": 1000}, 400, {"rewards": 400, "agreement": 200}),
+]
+
+
+@pytest.mark.parametrize(("overrides", "requests", "by_term"), REQUESTS)
+def test_the_judges_requests_are_bounded_term_by_term(overrides: dict[str, Any], requests: int, by_term: dict[str, int]) -> None:
+    found = work.judge(load_config("a100", overrides=BOTH | overrides), date(2026, 12, 1))
+    assert found is not None and found.dollars is not None
+    assert found.requests == requests and {term.name: term.requests for term in found.terms} == by_term
+    assert (found.tokens_in, found.tokens_out) == (1100 * requests, 20 * requests)
+    assert found.dollars == pytest.approx(requests * (1100 * 0.75 + 20 * 3.75) / 1e6), "what is drawn again is paid for"
+    bound = overrides.get("grpo.judge.max_calls", 1000)
+    for term in found.terms:
+        assert (f"judge.max_calls = {bound}" in term.how) == (bound < 1000), "a bound that binds is told"
+
+
+@pytest.mark.parametrize(("tests", "asked"), [((TestCase("1", "1"),), "execution"), ((), "judge")])
+def test_a_program_is_run_or_judged_which_is_why_agreement_raises_no_bound(tests: tuple[TestCase, ...], asked: str) -> None:
+    """The panel takes the first correctness reward that applies, in the order of REWARDS."""
+    sample = Sample("", FORMATS["chatml-think"], tests)
+    assert next(name for name, reward in REWARDS.items() if reward.kind == "correctness" and reward.applies(sample)) == asked
+
+
+@pytest.mark.parametrize(
+    ("overrides", "batches"),
+    [({}, None), (AGAIN, 3 * 100), (AGAIN | SHARED, 3 * 34), ({"grpo.redraw_zero_spread": 1, "grpo.num_iterations": 100}, 1)],
+)
+def test_rounds_of_drawing_again_are_hours_of_their_own(overrides: dict[str, Any], batches: int | None) -> None:
+    given = load_config("a100", overrides=BOTH | overrides)
+    found = work.hours(given, GPU)
+    assert list(found) == ["sft", "grpo", *(["redraws"] if batches else []), "score", "evaluate", "baseline"]
+    if batches:
+        batch = given.grpo.max_completion_length * 36 * 1.0e-3  # 36 layers, 1 ms each for a token
+        assert found["redraws"].seconds == pytest.approx(batches * batch)
+        assert found["redraws"].how.startswith("at most: ") and "no group ever has a spread" in found["redraws"].how
+
+
+def test_steps_that_share_their_answers_sample_them_once() -> None:
+    apart, shared = (work.hours(load_config("a100", overrides=BOTH | more), GPU)["grpo"] for more in ({}, SHARED))
+    assert apart.seconds and shared.seconds
+    batch = load_config("a100").grpo.max_completion_length * 36 * 1.0e-3
+    assert apart.seconds - shared.seconds == pytest.approx((100 - 34) * batch)
+    assert "100 steps x (" in apart.how and "34 x " in shared.how
+
+
+def test_a_vllms_further_rounds_are_told_and_not_made_up() -> None:
+    found = work.hours(load_config("a100", overrides=AGAIN | {"grpo.vllm": "colocate"}), GPU)["redraws"]
+    assert found.seconds is None and "at most 3 rounds x 100 further batches" in found.how
+
+
+def test_further_rounds_and_agreement_are_printed_and_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [f"--set={name}={json.dumps(value)}" for name, value in (BOTH | AGAIN | BESIDE).items()]
+    given = told("a100", capsys, *asked)
+    assert given["hours"]["redraws"]["hours"] > 0
+    assert {term["name"]: term["requests"] for term in given["judge"]["terms"]} == {"rewards": 400, "redraws": 1200, "agreement": 200}
+    assert main(["estimate", "--profile", "a100", *asked]) == 0
+    time, _, judge = capsys.readouterr().out.partition("\nTime")[2].partition("\nJudge")
+    total = sum(of["hours"] for of in given["hours"].values())
+    assert f"  redraws               {given['hours']['redraws']['hours']:>7.1f} h  at most: " in time
+    assert f"  in all                {total:>7.1f} h" in time
+    assert "  redraws                   1,200  at most: " in judge and "  agreement                   200  at most: " in judge
 
 
 def test_hours_of_rows_that_are_not_counted_are_unknown(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def _judge(found: Estimate) -> Iterator[str]:
         yield "  none: rewards need no service"
         return
     cost = "cost unknown" if judging.dollars is None else f"${judging.dollars:.2f} without thinking"
-    yield f"  at most {judging.requests:,} requests, {judging.tokens_in:,} tokens in, {judging.tokens_out:,} out; {cost}"
+    yield f"  at most {judging.requests:,} requests without retries, {judging.tokens_in:,} tokens in, {judging.tokens_out:,} out; {cost}"
+    for term in judging.terms:
+        yield f"  {term.name:{NAME}}{term.requests:>{SIZE},}  at most: {term.how}"
     yield f"  {judging.how}"
 
 

@@ -5,7 +5,9 @@
     disk(config, shape)                  terms in bytes
 
 What is not known is None and said so, never zero: the length of a file of yours, the price of a model that is not listed, the
-thinking that a judge bills. Time for imports, programs and requests is left out. Not here: memory (`memory`).
+thinking that a judge bills. Time for imports, programs and requests is left out. How many groups of GRPO agree is not known either: groups
+drawn again (`grpo.redraw_zero_spread`) and programs judged beside (`grpo.judge_agreement`) are terms of their own, each at most.
+Not here: memory (`memory`).
 """
 
 from __future__ import annotations
@@ -85,13 +87,11 @@ def machine(config: Config) -> Machine:
 
 
 def hours(config: Config, shape: Shape) -> dict[str, Hours]:
-    """By node; the base model's own evaluation is `baseline`. Nodes of seconds to minutes are left out."""
-    found = {
-        "sft": _sft(config, shape),
-        "grpo": _grpo(config, shape),
-        "score": _score(config, shape),
-        "evaluate": _evaluate(config, shape, 1),
-    }
+    """By node; what GRPO draws again is `redraws`, the base model's own evaluation `baseline`. Nodes of seconds to minutes are left out."""
+    found = {"sft": _sft(config, shape), "grpo": _grpo(config, shape)}
+    if config.grpo.redraw_zero_spread:
+        found["redraws"] = _redraws(config, shape)
+    found |= {"score": _score(config, shape), "evaluate": _evaluate(config, shape, 1)}
     if config.evaluate.baseline:
         found["baseline"] = _evaluate(config, shape, 2)  # under both prompts
     return found
@@ -148,19 +148,47 @@ def _flops(shape: Shape, section: SftConfig | GrpoConfig, length: float) -> floa
 
 def _grpo(config: Config, shape: Shape) -> Hours:
     section, world, speed = config.grpo, processes(config, "grpo"), machine(config)
-    effective = section.per_device_train_batch_size * section.gradient_accumulation_steps
+    effective = _effective(section)
     prompt, answer = min(PROMPT, config.dataset.max_prompt_length), section.max_completion_length
-    sampling = answer * shape.num_hidden_layers * (speed.step + speed.row * effective / world)
+    sampling, drawn = _sampling(config, shape), _draws(section)
     scored = _flops(shape, section, prompt + answer) + (2 * shape.linear if section.beta > 0 else 0)
     training = effective / world * (prompt + answer) * scored / speed.flops
     if section.vllm != "off":
         known = f"{section.max_steps * training / 3600:.1f} h of it are training"
         return Hours(None, f"vLLM samples, whose throughput is not known; {known}")
-    how = (
-        f"{section.max_steps} steps x ({sampling:,.0f} s sampling + {training:,.0f} s training), "
-        f"all {effective} answers of {answer:,} tokens"
-    )
-    return Hours(section.max_steps * (sampling + training), how)
+    steps = f"{section.max_steps} steps x "
+    if drawn == section.max_steps:
+        steps += f"({sampling:,.0f} s sampling + {training:,.0f} s training)"
+    else:
+        steps += f"{training:,.0f} s training + {drawn} x {sampling:,.0f} s sampling"
+    return Hours(drawn * sampling + section.max_steps * training, f"{steps}, all {effective} answers of {answer:,} tokens")
+
+
+def _redraws(config: Config, shape: Shape) -> Hours:
+    """At most: in every round all groups of the batch are drawn again, and none ever has a spread."""
+    section = config.grpo
+    rounds = f"{section.redraw_zero_spread} rounds x {_draws(section)}"
+    if section.vllm != "off":
+        return Hours(None, f"at most {rounds} further batches, of which vLLM samples at a throughput that is not known")
+    sampling = _sampling(config, shape)
+    how = f"at most: {rounds} batches x {sampling:,.0f} s sampling, where no group ever has a spread"
+    return Hours(section.redraw_zero_spread * _draws(section) * sampling, how)
+
+
+def _sampling(config: Config, shape: Shape) -> float:
+    """Seconds of one batch of answers of full length, each process its share at once."""
+    speed, rows = machine(config), _effective(config.grpo) / processes(config, "grpo")
+    return config.grpo.max_completion_length * shape.num_hidden_layers * (speed.step + speed.row * rows)
+
+
+def _effective(section: GrpoConfig) -> int:
+    """Answers of one batch, of all processes together."""
+    return section.per_device_train_batch_size * section.gradient_accumulation_steps
+
+
+def _draws(section: GrpoConfig) -> int:
+    """Batches that are sampled: one for every `num_iterations` steps."""
+    return -(-section.max_steps // section.num_iterations)
 
 
 def _evaluate(config: Config, shape: Shape, prompts: int) -> Hours:
@@ -210,14 +238,27 @@ PRICES: Final[dict[str, tuple[tuple[date, float, float], ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """One reason to ask the judge, and its requests at most."""
+
+    name: str
+    requests: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
 class Judging:
-    """At most: equal programs are asked once, and rows with tests are not asked where `execution` is a reward too."""
+    """At most: equal programs are asked once, and rows with tests are not asked where `execution` is a reward too.
+
+    Retries are left out. `requests` may be fewer than the sum of `terms`: each of them is as large as it can be, which not all can at once.
+    """
 
     requests: int
     tokens_in: int
     tokens_out: int
     dollars: float | None
     how: str
+    terms: tuple[Asked, ...]
 
 
 def judge(config: Config, today: date) -> Judging | None:
@@ -225,20 +266,48 @@ def judge(config: Config, today: date) -> Judging | None:
     section = config.grpo
     if "judge" not in section.rewards:
         return None
-    requests = section.max_steps * section.per_device_train_batch_size * section.gradient_accumulation_steps
+    terms, requests = _asked(section), _draws(section) * (1 + section.redraw_zero_spread) * _effective(section)
     if section.judge.max_calls is not None:
         requests = min(requests, section.judge.max_calls)
     asked, said = requests * JUDGED[0], requests * JUDGED[1]
     known = [price for price in PRICES.get(section.judge.model, ()) if price[0] <= today]
     if not known or section.judge.base_url is not None:
-        return Judging(requests, asked, said, None, f"the price of {section.judge.model} is not known here")
+        return Judging(requests, asked, said, None, f"the price of {section.judge.model} is not known here", terms)
     _, per_in, per_out = known[-1]
     dollars = (asked * per_in + said * per_out) / 1e6
     how = (
         f"{section.judge.model}: ${per_in:.2f} in, ${per_out:.2f} out a million tokens, read {PRICES_READ}; "
         "its thinking, billed as output, is not known"
     )
-    return Judging(requests, asked, said, dollars, how)
+    return Judging(requests, asked, said, dollars, how, terms)
+
+
+def _asked(section: GrpoConfig) -> tuple[Asked, ...]:
+    """Why the judge is asked.
+
+    The panel has an answer run or judged, never both, and `judge_agreement` asks about answers of the first draw that were run. With
+    those that its rewards ask about they are a batch at most: agreement is paid for, but does not raise the most that can be asked.
+    """
+    drawn, effective, most = _draws(section), _effective(section), section.judge.max_calls
+    untested = ", those of rows without tests" if "execution" in section.rewards else ""
+    terms = [Asked("rewards", drawn * effective, f"{drawn} batches x {effective} answers{untested}")]
+    if section.redraw_zero_spread:
+        again = section.redraw_zero_spread * drawn
+        how = f"{section.redraw_zero_spread} rounds x {drawn} batches x {effective} answers{untested}, where no group ever has a spread"
+        terms.append(Asked("redraws", again * effective, how))
+    if section.judge_agreement:
+        beside = min(section.judge_agreement, effective)
+        how = f"{drawn} batches x {beside} programs that were run; each is one that the rewards do not ask about"
+        terms.append(Asked("agreement", drawn * beside, how))
+    if most is None:
+        return tuple(terms)
+    bounds = {"agreement": (most // 2, f"; half of judge.max_calls = {most}")}
+    return tuple(_within(term, *bounds.get(term.name, (most, f"; judge.max_calls = {most} bounds all"))) for term in terms)
+
+
+def _within(term: Asked, most: int, why: str) -> Asked:
+    """The term under a bound; `why` is told where it binds."""
+    return term if term.requests <= most else Asked(term.name, most, term.how + why)
 
 
 # -------------------------------------------------------------------------------------------------------------------- disk

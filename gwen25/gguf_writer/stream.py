@@ -73,9 +73,8 @@ class Direct:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._pool = file.fileno(), ThreadPoolExecutor(1)
-        self._stripe, self._other = (
-            mmap.mmap(-1, STRIPE) for _ in range(2)
-        )  # O_DIRECT asks for aligned memory, and mmap gives whole pages
+        # O_DIRECT asks for aligned memory, and mmap gives whole pages
+        self._stripe, self._other = mmap.mmap(-1, STRIPE), mmap.mmap(-1, STRIPE)
         self._filled = 0
         self._underway: Future[None] | None = None
         _ask(self._file, direct=True)

@@ -225,23 +225,14 @@ def _micro_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str,
 @pytest.mark.usefixtures("by_length")
 def test_two_steps_on_one_batch_are_resumed_with_the_same_one(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRL forgets the batch with its checkpoint, so a death between the two steps goes back to the one before both."""
-    import torch
-
     options = {"grpo__num_iterations": 2, "grpo__max_steps": 4, "grpo__beta": 0.04}
     straight, broken = make("straight", **options), make("broken", **options)
     expected = grpo.run(straight)
     rewarded = [row["step"] for row in training.read_metrics(straight.aside / "metrics.jsonl") if row.get("reward") is not None]
     assert rewarded == [1, 3], "completions are sampled for every second step"
     assert expected.metrics["completions"] == 2 * 8
-    (tmp_path / "faults").mkdir()
-    (tmp_path / "faults" / "grpo-oom-4").touch()
-    monkeypatch.setenv("GWEN25_FAULTS", str(tmp_path / "faults"))
-    with pytest.raises(torch.OutOfMemoryError):
-        grpo.run(broken)
-    result = grpo.run(broken)
-    assert jobs.losses(broken) == jobs.losses(straight)
-    assert jobs.files(broken.payload) == jobs.files(straight.payload)
-    assert result.metrics == expected.metrics and result.facts == expected.facts
+    jobs.die(grpo.run, broken, 4, tmp_path / "faults", monkeypatch)
+    jobs.go_on(grpo.run, broken, straight, expected)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- warnings
@@ -276,18 +267,12 @@ def test_a_reward_that_rises_without_execution_is_told(make: Make, monkeypatch: 
 
 @pytest.mark.slow  # fourteen steps
 def test_a_resumed_run_is_warned_of_the_same(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    import torch
-
     pay(monkeypatch, lambda sample: len(sample.text) / 1000)
     options = {"grpo__max_steps": 7, "grpo__max_completion_length": 8}
     straight, broken = make("straight", **options), make("broken", **options)
     expected = grpo.run(straight)
     first = capsys.readouterr().out
-    (tmp_path / "faults").mkdir()
-    (tmp_path / "faults" / "grpo-oom-7").touch()
-    monkeypatch.setenv("GWEN25_FAULTS", str(tmp_path / "faults"))
-    with pytest.raises(torch.OutOfMemoryError):
-        grpo.run(broken)
+    jobs.die(grpo.run, broken, 7, tmp_path / "faults", monkeypatch)
     before = capsys.readouterr().out
     result = grpo.run(broken)
     after = capsys.readouterr().out

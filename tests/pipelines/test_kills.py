@@ -6,6 +6,9 @@ Four runs of each stage die five times: as they begin (loading the model, a chec
 files of a checkpoint or within one, while an older checkpoint is deleted, or after the last step. An epoch of SFT and a pass of
 GRPO over its prompts have four steps, so two thirds of a run lie beyond the first.
 
+Two more deaths are of GRPO's own: in a round that draws groups again (`redraw_zero_spread`), and between the two steps that share one
+sampling (`num_iterations`).
+
 Held against the run without a death: the adapter's bytes; every logged number of every step, which are those of the rows that
 the step saw (losses, tokens, learning rate, rewards), each step once; optimizer, schedule and random states of the last
 checkpoint; the result. Peak memory has a test of its own, with an optimizer that would show.
@@ -208,13 +211,13 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, data: In
     return jobs.artifact(job.work, "sft", sft.run(job).facts)
 
 
-Begin = Callable[[str, Path], Run]
+Begin = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
 def begin(tiny_model: Path, data: Input, prompts: Input, adapter: Input) -> Begin:
-    def begin(stage: str, work: Path) -> Run:
-        section = getattr(jobs.config(**SETTINGS[stage]), stage)
+    def begin(stage: str, work: Path, **options: object) -> Run:
+        section = getattr(jobs.config(**SETTINGS[stage], **options), stage)
         inputs = {"dataset": data} if stage == "sft" else {"dataset": prompts, "sft": adapter}
         micro = section.per_device_train_batch_size
         return Run(jobs.job(stage, work, section, tiny_model, inputs, {} if stage == "sft" else REWARDS, micro), [])
@@ -281,15 +284,60 @@ def test_five_deaths_change_nothing(
     output = run.finish()
     print(*run.killed, sep="\n")
     assert "resuming after step" in output
-    assert jobs.files(run.job.payload) == jobs.files(undisturbed.payload)
-    assert [row["step"] for row in logged(run.job)] == list(range(1, STEPS + 1))
-    assert logged(run.job) == logged(undisturbed)
-    assert last_checkpoint(run.job) == last_checkpoint(undisturbed)
-    assert result(run.job) == result(undisturbed)
+    assert_as_if_nothing_had_been(run.job, undisturbed)
+
+
+def assert_as_if_nothing_had_been(job: Job, undisturbed: Job) -> None:
+    assert jobs.files(job.payload) == jobs.files(undisturbed.payload)
+    assert [row["step"] for row in logged(job)] == list(range(1, STEPS + 1))
+    assert logged(job) == logged(undisturbed)
+    assert last_checkpoint(job) == last_checkpoint(undisturbed)
+    assert result(job) == result(undisturbed)
     for name in ("completions.jsonl", "rewards.jsonl"):
-        assert (run.job.aside / name).exists() is (stage == "grpo")
-        if stage == "grpo":
-            assert training.read_metrics(run.job.aside / name) == training.read_metrics(undisturbed.aside / name)
+        assert (job.aside / name).exists() is (job.stage == "grpo")
+        if job.stage == "grpo":
+            assert training.read_metrics(job.aside / name) == training.read_metrics(undisturbed.aside / name)
+
+
+def killed_at(run: Run, where: str, faults: Path) -> list[int]:
+    """One attempt of GRPO, ended by SIGKILL at that moment (`gwen25.faults`); the steps whose draws it had rewarded, draw by draw."""
+    run.prepare()
+    faults.mkdir()
+    (faults / f"grpo-kill-{where}").touch()
+    status, output = jobs.run_child(run.job, faults)
+    assert status == -signal.SIGKILL and not list(faults.iterdir()), output
+    assert not (run.job.work / "result.json").exists()
+    return draws(run.job)
+
+
+def draws(job: Job) -> list[int]:
+    """The step of each draw of completions: a step whose groups were drawn again stands several times."""
+    return [row["step"] for row in training.read_metrics(job.aside / "rewards.jsonl")]
+
+
+def test_a_death_while_groups_are_drawn_again_changes_nothing(begin: Begin, tmp_path: Path) -> None:
+    straight, run = (begin("grpo", tmp_path / name, grpo__redraw_zero_spread=2) for name in ("straight", "killed"))
+    straight.finish()
+    drawn = draws(straight.job)
+    # from 0; a first draw has no step before it that is its own. The middle one, with whole checkpoints before it and steps after it
+    again = [at for at in range(1, len(drawn)) if drawn[at] == drawn[at - 1] and SAVED_EVERY < drawn[at] < STEPS]
+    assert again, f"nothing was drawn again, and this would prove nothing: {drawn}"
+    died = again[len(again) // 2]
+    assert killed_at(run, f"sampling-{died + 1}", tmp_path / "faults") == drawn[:died], "its step's first draw was rewarded already"
+    output = run.finish()
+    assert f"resuming after step {(drawn[died] - 1) // SAVED_EVERY * SAVED_EVERY} of {STEPS}" in output
+    assert_as_if_nothing_had_been(run.job, straight.job)
+
+
+def test_a_death_between_two_steps_on_one_sampling_changes_nothing(begin: Begin, tmp_path: Path) -> None:
+    """Steps 7 and 8 share their completions; a process that dies as 8 begins has trained on them once."""
+    straight, run = (begin("grpo", tmp_path / name, grpo__num_iterations=2) for name in ("straight", "killed"))
+    straight.finish()
+    assert draws(straight.job) == [1, 3, 5, 7, 9, 11]
+    assert killed_at(run, "8", tmp_path / "faults") == [1, 3, 5, 7]
+    assert [row["step"] for row in logged(run.job)][-1] == 7
+    assert f"resuming after step 6 of {STEPS}" in run.finish()
+    assert_as_if_nothing_had_been(run.job, straight.job)
 
 
 def test_the_deaths_are_of_every_kind_and_most_are_beyond_the_first_epoch() -> None:

@@ -96,7 +96,6 @@ def test_it_learns_and_says_what_it_did(straight: tuple[Job, sft.Result]) -> Non
 def test_chat_tokens_are_trained_where_asked_and_an_interruption_changes_no_bit(
     make, tmp_path: Path, tiny_model: Path, monkeypatch
 ) -> None:
-    import torch
     from safetensors.torch import load_file
 
     ask = {"sft__trainable_chat_tokens": True, "sft__max_steps": 3, "sft__gradient_checkpointing": True}
@@ -108,13 +107,8 @@ def test_chat_tokens_are_trained_where_asked_and_an_interruption_changes_no_bit(
     assert rows.shape == (2, 64) and ((rows - before).abs() > 1e-4).float().mean() > 0.9
     assert result.facts["sft"]["trainable_chat_tokens"] is True
 
-    faults = tmp_path / "faults"
-    faults.mkdir()
-    (faults / "sft-oom-3").touch()
-    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
-    with pytest.raises(torch.OutOfMemoryError):
-        sft.run(job)
-    assert sft.run(job) == result and jobs.files(job.payload) == jobs.files(straight.payload)
+    jobs.die(sft.run, job, 3, tmp_path / "faults", monkeypatch)
+    jobs.go_on(sft.run, job, straight, result)
 
 
 def test_a_head_of_its_own_is_trained_too(tmp_path: Path, data: Input) -> None:
@@ -168,36 +162,17 @@ def test_a_stop_rate_below_95_percent_warns(make, capsys, monkeypatch, stops: St
 
 @pytest.mark.parametrize("died_before", [4, 5], ids=["within an epoch", "between epochs"])
 def test_resuming_changes_no_bit(make, straight: tuple[Job, sft.Result], died_before: int, tmp_path: Path, monkeypatch) -> None:
-    import torch
-
     job = make()
-    faults = tmp_path / "faults"
-    faults.mkdir()
-    (faults / f"sft-oom-{died_before}").touch()
-    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
-    with pytest.raises(torch.OutOfMemoryError):
-        sft.run(job)
-    assert not list(faults.iterdir())  # once
-    assert not list(job.payload.iterdir())
+    jobs.die(sft.run, job, died_before, tmp_path / "faults", monkeypatch)
     with (job.aside / "metrics.jsonl").open("a") as out:
         out.write('{"step": 99, "loss": 1.0}\n{"step": 1')  # logged, and half logged, after the last checkpoint
-    result = sft.run(job)
-    assert jobs.files(job.payload) == jobs.files(straight[0].payload)
-    assert jobs.losses(job) == jobs.losses(straight[0])
-    assert result == straight[1]
+    jobs.go_on(sft.run, job, *straight)
 
 
 def test_a_smaller_micro_batch_after_an_oom_gives_the_same_losses(
     make, straight: tuple[Job, sft.Result], tmp_path: Path, monkeypatch
 ) -> None:
-    import torch
-
-    faults = tmp_path / "faults"
-    faults.mkdir()
-    (faults / "sft-oom-4").touch()
-    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
-    with pytest.raises(torch.OutOfMemoryError):
-        sft.run(make(micro_batch=8))
+    jobs.die(sft.run, make(micro_batch=8), 4, tmp_path / "faults", monkeypatch)
     job = make(micro_batch=4)
     result = sft.run(job)
     assert jobs.losses(job) == pytest.approx(jobs.losses(straight[0]), abs=1e-4)
@@ -271,18 +246,10 @@ def test_packed_training_takes_the_steps_of_unpacked_training(make, monkeypatch)
 
 
 def test_packing_resumed_after_a_death_changes_no_bit(make, tmp_path: Path, monkeypatch) -> None:
-    import torch
-
     straight, job = (make(name, **PACKED, sft__lora_dropout=0.1) for name in ("straight", "interrupted"))
     result = sft.run(straight)
-    faults = tmp_path / "faults"
-    faults.mkdir()
-    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
-    (faults / "sft-oom-4").touch()  # within the second epoch: two steps an epoch
-    with pytest.raises(torch.OutOfMemoryError):
-        sft.run(job)
-    assert sft.run(job) == result and jobs.files(job.payload) == jobs.files(straight.payload)
-    assert jobs.losses(job) == jobs.losses(straight)
+    jobs.die(sft.run, job, 4, tmp_path / "faults", monkeypatch)  # within the second epoch: two steps an epoch
+    jobs.go_on(sft.run, job, straight, result)
 
 
 @pytest.mark.slow
@@ -389,20 +356,13 @@ def test_options_of_peft_and_trl_reach_them(make, tiny_model: Path, data: Input,
 def test_noise_magnitudes_and_scale_are_as_they_were_after_a_death(
     make, straight: tuple[Job, sft.Result], tmp_path: Path, monkeypatch
 ) -> None:
-    import torch
-
     ask = {"sft__neftune_noise_alpha": 5.0, "sft__use_dora": True, "sft__use_rslora": True, "sft__max_steps": 4, "sft__learning_rate": 1e-3}
     undisturbed, job = make("undisturbed", **ask), make("interrupted", **ask)
     result = sft.run(undisturbed)
     assert result.facts["sft"]["neftune_noise_alpha"] == 5.0 and "neftune_noise_alpha" not in straight[1].facts["sft"]
     assert jobs.losses(undisturbed)[0] != jobs.losses(straight[0])[0]  # B is zero still: nothing but the noise makes the difference
-    faults = tmp_path / "faults"
-    faults.mkdir()
-    (faults / "sft-oom-3").touch()
-    monkeypatch.setenv("GWEN25_FAULTS", str(faults))
-    with pytest.raises(torch.OutOfMemoryError):
-        sft.run(job)
-    assert sft.run(job) == result and jobs.files(job.payload) == jobs.files(undisturbed.payload)
+    jobs.die(sft.run, job, 3, tmp_path / "faults", monkeypatch)
+    jobs.go_on(sft.run, job, undisturbed, result)
 
 
 def test_noise_on_packed_rows_is_refused() -> None:

@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from gwen25 import modeling, models, token_rows
 from gwen25.chat import FORMATS, problem_messages
 from gwen25.config import Config, load_config
 from gwen25.data import Problem, TestCase, read_jsonl
-from gwen25.job import Input, Job, write_json
+from gwen25.job import Input, Job, Result, write_json
 
 FORMAT = FORMATS["chatml-think"]
 BASE = {"digest": "0" * 64}
@@ -141,6 +143,30 @@ def losses(made: Job) -> list[float]:
     rows = [row for _, row in read_jsonl(made.aside / "metrics.jsonl")]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     return [row["loss"] for row in rows]
+
+
+Run = Callable[[Job], Result]  # a stage's `run`, in this process
+
+
+def die(run: Run, made: Job, step: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One attempt, which runs out of memory as that step begins. `folder`: a new one, for the fault that says so."""
+    import torch
+
+    folder.mkdir()
+    (folder / f"{made.stage}-oom-{step}").touch()
+    monkeypatch.setenv("GWEN25_FAULTS", str(folder))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(made)
+    assert not list(folder.iterdir())  # once
+    assert not list(made.payload.iterdir())
+
+
+def go_on(run: Run, made: Job, straight: Job, expected: Result) -> None:
+    """The next attempt, which ends as the run that nothing disturbed: every bit of the payload, every loss, facts and measures."""
+    result = run(made)
+    assert files(made.payload) == files(straight.payload)
+    assert losses(made) == losses(straight)
+    assert result == expected
 
 
 def files(folder: Path) -> dict[str, bytes]:
