@@ -20,8 +20,9 @@ SHARD = 5 * 10**9
 
 
 def gguf(model: str, out: str, type: str) -> None:
-    from gwen25.gguf_writer import write
+    from gwen25.gguf_writer import keep_freed_memory, write
 
+    keep_freed_memory()  # as the node does
     write(Path(model), Path(out), type)
 
 

@@ -143,19 +143,20 @@ def _is_alive(pid: int) -> bool:
 
 def test_a_grader_without_a_sandbox_ends_its_own_processes_only(tmp_path: Path) -> None:
     """It once knew them by the word "none", which it then found in the command line of whoever had started the tests."""
-    with subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)", "--network", "none", "gwen25-doctor-bystander"]
-    ) as bystander:
-        _unconfined(tmp_path, "pass", [TestCase("", "")])
-        _unconfined(tmp_path, "pass", [TestCase("gwen25-doctor-bystander", "")])
-        left = "import os, time\nif os.fork() == 0: os.setsid(); print(os.getpid(), flush=True); time.sleep(60)"
-        _unconfined(tmp_path, left, [TestCase("", "")])
-        until = time.monotonic() + 10
-        while _is_alive(int((tmp_path / "out").read_text())) and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not _is_alive(int((tmp_path / "out").read_text()))
-        assert bystander.poll() is None
-        bystander.kill()
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "--network", "none", "gwen25-doctor-bystander"]
+    with subprocess.Popen(command) as bystander:
+        try:
+            _unconfined(tmp_path, "pass", [TestCase("", "")])
+            _unconfined(tmp_path, "pass", [TestCase("gwen25-doctor-bystander", "")])
+            left = "import os, time\npid = os.fork()\nif pid: print(pid)\nelse: os.setsid(); time.sleep(60)"
+            _unconfined(tmp_path, left, [TestCase("", "")])
+            until = time.monotonic() + 10
+            while _is_alive(int((tmp_path / "out").read_text())) and time.monotonic() < until:
+                time.sleep(0.05)
+            assert not _is_alive(int((tmp_path / "out").read_text()))
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
 
 
 @pytest.mark.usefixtures("isolation")

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from gwen25 import estimate, llamacpp, models, packing, preflight
 from gwen25.chat import FORMATS
 from gwen25.cli import main
-from gwen25.config import Config, load_config
-from gwen25.data import TestCase
+from gwen25.config import Config, GrpoConfig, JudgeConfig, load_config
 from gwen25.errors import BadInput
 from gwen25.estimate import fit, memory, terms, work
 from gwen25.models import Shape
 from gwen25.rewards import REWARDS
-from gwen25.rewards.sample import Sample
+from gwen25.rewards.judge import Judge
+from gwen25.rewards.panel import Panel
 
 KNOWN = {**{name: model.shape for name, model in models.BASE_MODELS.items() if "Coder" not in name}, **estimate.SHAPES}
 TINY = Shape(64, 2, 2, 1, 128, 704, True)
@@ -460,6 +462,7 @@ REQUESTS: list[tuple[dict[str, Any], int, dict[str, int]]] = [
     (AGAIN | BESIDE | BOUND, 50, {"rewards": 50, "redraws": 50, "agreement": 25}),
     (BESIDE | {"grpo.judge.max_calls": 0}, 0, {"rewards": 0, "agreement": 0}),
     (BESIDE | {"grpo.judge.max_calls": 1000}, 400, {"rewards": 400, "agreement": 200}),
+    (AGAIN | {"grpo.judge.max_calls": 1300}, 1300, {"rewards": 400, "redraws": 1200}),  # no term is bounded, their sum is
 ]
 
 
@@ -473,13 +476,37 @@ def test_the_judges_requests_are_bounded_term_by_term(overrides: dict[str, Any],
     bound = overrides.get("grpo.judge.max_calls", 1000)
     for term in found.terms:
         assert (f"judge.max_calls = {bound}" in term.how) == (bound < 1000), "a bound that binds is told"
+    assert (f"judge.max_calls = {bound} bounds them all" in found.how) == (requests == bound), "and of their sum too"
 
 
-@pytest.mark.parametrize(("tests", "asked"), [((TestCase("1", "1"),), "execution"), ((), "judge")])
-def test_a_program_is_run_or_judged_which_is_why_agreement_raises_no_bound(tests: tuple[TestCase, ...], asked: str) -> None:
-    """The panel takes the first correctness reward that applies, in the order of REWARDS."""
-    sample = Sample("", FORMATS["chatml-think"], tests)
-    assert next(name for name, reward in REWARDS.items() if reward.kind == "correctness" and reward.applies(sample)) == asked
+class CountingJudge:
+    """Says that every program is right. `asked`: how many were shown to it, for rewards and beside them."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.asked = {"rewards": 0, "beside": 0}
+
+    def score(self, pairs: Sequence[tuple[str, str]], *, beside: bool = False) -> list[float | None]:
+        self.asked["beside" if beside else "rewards"] += len(pairs)
+        return [1.0] * len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("tests", "asked"),
+    [([{"input": "1", "output": "1", "kind": "stdin"}], {"rewards": 0, "beside": 1}), ([], {"rewards": 1, "beside": 0})],
+)
+def test_a_program_is_run_or_judged_which_is_why_agreement_raises_no_bound(
+    tests: list[dict[str, str]], asked: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passing = replace(REWARDS["execution"], score=lambda samples, tools: [1.0] * len(samples))  # it applies as ever, and needs no sandbox
+    monkeypatch.setitem(REWARDS, "execution", passing)
+    served = JudgeConfig(provider="openai", base_url="http://127.0.0.1:1/v1")
+    format, judge, end = FORMATS["chatml-think"], CountingJudge(), 7
+    panel = Panel(GrpoConfig(rewards=("judge", "execution"), judge=served, judge_agreement=2), format, cast(Judge, judge), 1, {end})
+    batch = {"prompts": ["p"], "completions": [format.answer("A thought.", "print(1)")], "statement": ["s"], "completion_ids": [[end]]}
+    for function in panel.functions():
+        function(**batch, tests=[tests])
+    assert judge.asked == asked
 
 
 @pytest.mark.parametrize(
@@ -496,12 +523,31 @@ def test_rounds_of_drawing_again_are_hours_of_their_own(overrides: dict[str, Any
         assert found["redraws"].how.startswith("at most: ") and "no group ever has a spread" in found["redraws"].how
 
 
-def test_steps_that_share_their_answers_sample_them_once() -> None:
-    apart, shared = (work.hours(load_config("a100", overrides=BOTH | more), GPU)["grpo"] for more in ({}, SHARED))
-    assert apart.seconds and shared.seconds
-    batch = load_config("a100").grpo.max_completion_length * 36 * 1.0e-3
-    assert apart.seconds - shared.seconds == pytest.approx((100 - 34) * batch)
-    assert "100 steps x (" in apart.how and "34 x " in shared.how
+@pytest.mark.parametrize(
+    ("iterations", "beta", "draws", "passes"),
+    [(1, 0, 100, 0), (1, 0.04, 100, 1), (2, 0, 50, 1), (2, 0.04, 50, 2), (3, 0, 34, 1), (3, 0.04, 34, 2)],
+)
+def test_steps_that_share_their_answers_sample_and_score_them_once(iterations: int, beta: float, draws: int, passes: int) -> None:
+    """100 steps. `passes`: forward passes of a draw, for the reference's probabilities and for those at sampling."""
+
+    def seconds(iterations: int, beta: float) -> float:
+        asked = config("a100", grpo__vllm="off", grpo__num_iterations=iterations, grpo__beta=beta)
+        found = work.hours(asked, GPU)["grpo"]
+        assert found.seconds is not None and ("100 steps x (" if iterations == 1 else f" + {draws} x (") in found.how
+        return found.seconds
+
+    sampling = load_config("a100").grpo.max_completion_length * 36 * 1.0e-3
+    update = seconds(1, 0) / 100 - sampling
+    one = 4 * (600 + 8192) * 2 * GPU.linear / work.A100.flops  # 4 prompts and answers through the layers
+    assert seconds(iterations, beta) == pytest.approx(100 * update + draws * (sampling + passes * one))
+
+
+def test_the_correction_of_vllms_probabilities_is_a_pass_over_each_batch() -> None:
+    asked = {"grpo__vllm": "colocate", "grpo__beta": 0, "grpo__max_steps": 3000}
+    told = {on: work.hours(config("a100", **asked, grpo__vllm_importance_sampling_correction=on), GPU)["grpo"].how for on in (True, False)}
+    training = {on: float(how.partition("known; ")[2].partition(" h of it are training")[0]) for on, how in told.items()}
+    one = 4 * (600 + 8192) * 2 * GPU.linear / work.A100.flops
+    assert training[True] - training[False] == pytest.approx(3000 * one / 3600, abs=0.1)
 
 
 def test_a_vllms_further_rounds_are_told_and_not_made_up() -> None:
@@ -518,8 +564,24 @@ def test_further_rounds_and_agreement_are_printed_and_in_the_json(capsys: pytest
     time, _, judge = capsys.readouterr().out.partition("\nTime")[2].partition("\nJudge")
     total = sum(of["hours"] for of in given["hours"].values())
     assert f"  redraws               {given['hours']['redraws']['hours']:>7.1f} h  at most: " in time
-    assert f"  in all                {total:>7.1f} h" in time
+    assert f"  in all                {total:>7.1f} h  at most, with all redraws\n" in time
     assert "  redraws                   1,200  at most: " in judge and "  agreement                   200  at most: " in judge
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({}, ""),
+        (AGAIN, "  at most, with all redraws"),
+        (AGAIN | {"dataset.max_samples": None}, "  at most, with all redraws, and what is unknown"),
+        (AGAIN | {"grpo.vllm": "colocate"}, "  and what is unknown"),  # the redraws too: they are not in the sum
+    ],
+)
+def test_a_total_with_redraws_is_one_at_most(overrides: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [f"--set={name}={json.dumps(value)}" for name, value in (BOTH | overrides).items()]
+    assert main(["estimate", "--profile", "a100", *asked]) == 0
+    (total,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  in all "))
+    assert total.partition(" h")[2] == said
 
 
 def test_hours_of_rows_that_are_not_counted_are_unknown(tmp_path: Path) -> None:

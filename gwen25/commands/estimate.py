@@ -39,7 +39,10 @@ def lines(config: Config, found: Estimate) -> Iterator[str]:
     for name, hours in found.hours.items():
         yield f"  {name:{NAME}}{'unknown' if hours.seconds is None else _time(hours.seconds):>{SIZE}}  {hours.how}"
     known = [hours.seconds for hours in found.hours.values() if hours.seconds is not None]
-    yield f"  {'in all':{NAME}}{_time(sum(known)):>{SIZE}}" + ("" if len(known) == len(found.hours) else "  and what is unknown")
+    redrawn = found.hours.get("redraws")
+    said = ["at most, with all redraws"] if redrawn and redrawn.seconds is not None else []
+    said += ["and what is unknown"] if len(known) < len(found.hours) else []
+    yield f"  {'in all':{NAME}}{_time(sum(known)):>{SIZE}}  {', '.join(said)}".rstrip()
     yield "\nJudge"
     yield from _judge(found)
     yield f"\nDisk, GB: {_gb(sum(term.bytes for term in found.disk))} in all"

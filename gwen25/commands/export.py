@@ -170,8 +170,10 @@ def gguf(arguments: argparse.Namespace) -> int:
     """A model directory into one file for llama.cpp; or the node."""
     if is_node(arguments, "model", "out_file", ("type", "force")):
         return node.run(arguments)
+    from gwen25.gguf_writer import keep_freed_memory
     from gwen25.pipelines import gguf as packing
 
+    keep_freed_memory()
     out, type = Path(arguments.out_file), arguments.type or "f16"
     if out.suffix != ".gguf":
         raise BadInput(f"{out}: the name of a file that ends in .gguf is expected")

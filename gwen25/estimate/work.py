@@ -151,17 +151,28 @@ def _grpo(config: Config, shape: Shape) -> Hours:
     effective = _effective(section)
     prompt, answer = min(PROMPT, config.dataset.max_prompt_length), section.max_completion_length
     sampling, drawn = _sampling(config, shape), _draws(section)
-    scored = _flops(shape, section, prompt + answer) + (2 * shape.linear if section.beta > 0 else 0)
-    training = effective / world * (prompt + answer) * scored / speed.flops
+    tokens = effective / world * (prompt + answer)
+    update = tokens * _flops(shape, section, prompt + answer) / speed.flops
+    passes = tokens * _passes(section) * 2 * shape.linear / speed.flops
+    training = section.max_steps * update + drawn * passes
     if section.vllm != "off":
-        known = f"{section.max_steps * training / 3600:.1f} h of it are training"
+        known = f"{training / 3600:.1f} h of it are training"
         return Hours(None, f"vLLM samples, whose throughput is not known; {known}")
     steps = f"{section.max_steps} steps x "
     if drawn == section.max_steps:
-        steps += f"({sampling:,.0f} s sampling + {training:,.0f} s training)"
+        steps += f"({sampling:,.0f} s sampling + {update + passes:,.0f} s training)"
     else:
-        steps += f"{training:,.0f} s training + {drawn} x {sampling:,.0f} s sampling"
-    return Hours(drawn * sampling + section.max_steps * training, f"{steps}, all {effective} answers of {answer:,} tokens")
+        steps += f"{update:,.0f} s training + {drawn} x ({sampling:,.0f} s sampling + {passes:,.0f} s of forward passes)"
+    return Hours(drawn * sampling + training, f"{steps}, all {effective} answers of {answer:,} tokens")
+
+
+def _passes(section: GrpoConfig) -> int:
+    """Forward passes over a batch once it is drawn, under TRL's conditions: the reference's probabilities, and those at sampling.
+
+    TRL needs the latter where a batch makes several steps, or to correct vLLM's.
+    """
+    at_sampling = section.num_iterations > 1 or (section.vllm != "off" and section.vllm_importance_sampling_correction)
+    return (section.beta > 0) + at_sampling
 
 
 def _redraws(config: Config, shape: Shape) -> Hours:
@@ -267,16 +278,17 @@ def judge(config: Config, today: date) -> Judging | None:
     if "judge" not in section.rewards:
         return None
     terms, requests = _asked(section), _draws(section) * (1 + section.redraw_zero_spread) * _effective(section)
-    if section.judge.max_calls is not None:
-        requests = min(requests, section.judge.max_calls)
+    most, bound = section.judge.max_calls, ""
+    if most is not None and requests > most:
+        requests, bound = most, f"judge.max_calls = {most} bounds them all; "
     asked, said = requests * JUDGED[0], requests * JUDGED[1]
     known = [price for price in PRICES.get(section.judge.model, ()) if price[0] <= today]
     if not known or section.judge.base_url is not None:
-        return Judging(requests, asked, said, None, f"the price of {section.judge.model} is not known here", terms)
+        return Judging(requests, asked, said, None, f"{bound}the price of {section.judge.model} is not known here", terms)
     _, per_in, per_out = known[-1]
     dollars = (asked * per_in + said * per_out) / 1e6
     how = (
-        f"{section.judge.model}: ${per_in:.2f} in, ${per_out:.2f} out a million tokens, read {PRICES_READ}; "
+        f"{bound}{section.judge.model}: ${per_in:.2f} in, ${per_out:.2f} out a million tokens, read {PRICES_READ}; "
         "its thinking, billed as output, is not known"
     )
     return Judging(requests, asked, said, dollars, how, terms)

@@ -21,5 +21,6 @@ Not here: K-quants (`llamacpp.quantize`), proof that the file loads (`pipelines.
 """
 
 from gwen25.gguf_writer.file import WRITTEN_TYPES, source_type, whole, write
+from gwen25.gguf_writer.stream import keep_freed_memory
 
-__all__ = ["WRITTEN_TYPES", "source_type", "whole", "write"]
+__all__ = ["WRITTEN_TYPES", "keep_freed_memory", "source_type", "whole", "write"]

@@ -22,30 +22,31 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeVar
 
 THREADS: Final = 2
-DEPTH: Final = 6  # results of half a megabyte to a megabyte
+DEPTH: Final = 6  # results of half a megabyte to two
 O_DIRECT: Final = getattr(os, "O_DIRECT", 0)  # macOS has none
-STRIPE: Final = 8 << 20  # bytes; two of them are all the memory that writing takes
+STRIPE: Final = 8 << 20  # bytes; there are two of them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """Have malloc keep what a piece leaves for the next one: to ask the kernel for the same megabyte again cost a third of all CPU time.
 
-    It would give back the end of its heap at 128 kB. Only glibc has this setting (mallopt(3), malloc.h's numbers).
+    For a process whose work is to write a GGUF: all of it keeps up to 64 MB of what it frees, for good. False where that cannot be set:
+    only glibc has mallopt(3), whose numbers these are; it would give back the end of its heap at 128 kB.
     """
-    with contextlib.suppress(AttributeError):
-        malloc = ctypes.CDLL(None).mallopt
-        malloc(M_MMAP_THRESHOLD, 16 << 20)
-        malloc(M_TRIM_THRESHOLD, 64 << 20)
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    return bool(set_option(M_MMAP_THRESHOLD, 16 << 20) and set_option(M_TRIM_THRESHOLD, 64 << 20))
 
 
 class Ahead:
     """A pool of threads whose results come in the order of their items."""
 
     def __init__(self) -> None:
-        keep_freed_memory()
         self._pool = ThreadPoolExecutor(THREADS)
 
     def __enter__(self) -> Self:

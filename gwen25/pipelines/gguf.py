@@ -31,6 +31,7 @@ from gwen25.parity import Proof
 
 
 def run(job: Job) -> Result:
+    gguf_writer.keep_freed_memory()
     merged = job.inputs["model"]
     config: GgufConfig = job.config
     shape = modeling.chat_format(merged.facts, "the merged model")

@@ -2,6 +2,7 @@
 
     prepare(packages)         in the zygote, once: paths, argv, what site.py adds, no trace of ours
     Program(source, code)     the context in which a stdin program runs as the outermost frame of `__main__`; leaving it ends the process
+    Repeated(code, ...)       the same for many inputs, each from a fresh state, for a program that is `pure`
     answer(...)               call a function once and write its value as JSON; ends the process
     answers(...)              the same for many inputs, each from a fresh state, for a program that is `pure`; ends the process
 
@@ -14,11 +15,14 @@ from __future__ import annotations
 import builtins
 import gc
 import os
+import resource
 import struct
 import sys
+import time
 
 TYPE_CHECKING = False  # the module typing itself costs 10 ms of each start
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import CodeType, TracebackType
     from typing import Any, NoReturn
 
@@ -78,7 +82,7 @@ def compiled(source: bytes) -> CodeType:
 
 
 class Program:
-    """`with program: exec(sys.argv.pop())`: the stub's frame is all there is below the program's. Made in the zygote, once for all tests.
+    """`with program`, then `exec` once: the stub's frame is all there is below the program's. Made in the zygote, once for all tests.
 
     `code`: None where the child is to compile it.
     """
@@ -92,7 +96,7 @@ class Program:
     def __enter__(self) -> None:
         if self._on_disk:
             _write(self.source)
-        sys.argv.append(self.code or compiled(self.source))  # type: ignore[arg-type]
+        sys.argv += [(self.code or compiled(self.source),), (None,)]  # type: ignore[list-item]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         hooked = getattr(sys, "excepthook", None) is not sys.__excepthook__
@@ -101,6 +105,64 @@ class Program:
             gc.unfreeze()  # or the tear-down would take all that the zygote held for alive, `__main__` with it
             return False  # the interpreter's own end
         return leave(_status(self.source, kind, error, trace))
+
+
+class Repeated:
+    """Run a pure program on each record of `inputs`, as a process of its own would, until one test ends otherwise than well.
+
+    It lies on the stub's frame, by the same call of `exec`: a RecursionError comes at the same depth. What it reads is a file with this
+    input alone, from its start, and no input is read before its turn. `answers` gets what it printed, with its length, before anything of
+    the test is let go. It ends the process, unsaid, at whatever a process must judge: an exception, an exit, a word on stderr, output at
+    its limit; and once half of `cpu_seconds` is used, since slow tests gain nothing and one that is cut off is lost.
+    """
+
+    def __init__(self, code: CodeType | None, inputs: int, answers: int, cpu_seconds: float):
+        self.kept: object = None
+        self._code, self._inputs, self._answers, self._enough = code, inputs, answers, cpu_seconds / 2
+
+    def __enter__(self) -> None:
+        sys.argv.append(self._turns())  # type: ignore[arg-type]
+
+    def __exit__(self, *_: object) -> NoReturn:
+        os._exit(0)
+
+    def _turns(self) -> Iterator[None]:
+        """For each: set the stage, let the stub run the program, tell what it printed."""
+        begun, limit, main = time.process_time(), sys.getrecursionlimit(), dict(vars(sys.modules["__main__"]))
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        given, said = sys.stdin, sys.stdout
+        while time.process_time() - begun < self._enough and (size := os.read(self._inputs, RECORD.size)):
+            _refill(0, os.read(self._inputs, RECORD.unpack(size)[0]))
+            _refill(1, b"")
+            sys.stdin = sys.__stdin__ = _stream(given, 0, "r")  # type: ignore[misc]
+            sys.stdout = sys.__stdout__ = _stream(said, 1, "w")  # type: ignore[misc]
+            sys.setrecursionlimit(limit)
+            names = main | {"__annotations__": {}}
+            sys.argv.append((self._code, names))  # type: ignore[arg-type]
+            yield
+            sys.stdout.flush()
+            printed = os.fstat(1).st_size
+            if printed >= most or os.fstat(2).st_size:
+                return
+            os.write(self._answers, RECORD.pack(printed) + os.pread(1, printed, 0))
+            names.clear()
+            gc.collect()  # the memory of one test is not held against the next, and collections come when they would
+
+
+def _refill(fd: int, data: bytes) -> None:
+    os.ftruncate(fd, 0)
+    os.lseek(fd, 0, os.SEEK_SET)
+    if os.pwrite(fd, data, 0) != len(data):
+        raise OSError
+
+
+def _stream(like: Any, fd: int, mode: str) -> Any:
+    """As create_stdio makes it (CPython, pylifecycle.c)."""
+    binary: Any = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115
+    binary.raw.name = like.name
+    text: Any = type(like)(binary, like.encoding, like.errors, "\n", like.line_buffering, like.write_through)
+    text.mode = mode
+    return text
 
 
 def _status(source: bytes, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> int:
@@ -173,7 +235,6 @@ def answers(program: Program, func_name: str, known: dict[str, Any], fd: int, ba
     `back`: see `rewind`. Of each answer its length and the JSON. No input is read before its turn.
     """
     import json
-    import time
 
     clock, number = time.process_time, 0
     try:

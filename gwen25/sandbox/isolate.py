@@ -25,8 +25,9 @@ from gwen25.errors import BadInput
 
 STUB = """
 with __import__("sys").path.insert(0, {code!r}) or __import__("zygote").serve():
-    exec(__import__("sys").argv.pop())
-"""
+    for {{}}[0] in __import__("sys").argv.pop():
+        exec(*__import__("sys").argv.pop())
+"""  # a program's frame lies on this one, which binds no name; more than once where it is asked many inputs (see `bootstrap`)
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # the order of sets is the same in every run; -I and -E would ignore it
     "LC_ALL": "C.UTF-8",

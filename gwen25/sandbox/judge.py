@@ -28,6 +28,7 @@ from gwen25.sandbox.pool import Runner
 from gwen25.sandbox.slots import Outcome
 
 Status = Literal["passed", "wrong", "error", "timeout", "memory", "output_limit", "unknown"]
+MANY_TESTS = 5  # of a program that reads stdin; with fewer it gains nothing, and most wrong ones fail at the first
 _MEMORY_ERROR = re.compile(r"^(?:\w+\.)*\w*MemoryError\b[^\n]*\s*\Z", re.MULTILINE)  # the last line, numpy's own kind too
 
 
@@ -137,6 +138,8 @@ def _grade(job: Job, limits: Limits, all_tests: bool, stop: threading.Event | No
     with Runner(source, limits, isolation, job.func_name, stop) as run:
         together = dict(enumerate(run.many(inputs))) if job.func_name is not None and len(inputs) > 1 else {}
         for number, test in enumerate(job.tests):
+            if number == 1 and job.func_name is None and _worth_many(found.verdict):
+                together = dict(enumerate(run.many(inputs[1:]), 1))
             outcome = together.get(number)
             if outcome is None or not found.passes(test, outcome):  # a failure counts only from a process of its own
                 outcome = run(inputs[number])
@@ -144,6 +147,11 @@ def _grade(job: Job, limits: Limits, all_tests: bool, stop: threading.Event | No
             if found.decided and not all_tests:
                 break
     return found.verdict
+
+
+def _worth_many(first: Verdict) -> bool:
+    """Whether the tests after the first are to run in one process, where a program that reads stdin may: to find out costs some time."""
+    return first.passed and first.total_tests >= MANY_TESTS and first.cpu_seconds < pool.STDIN_SECONDS / 10
 
 
 def _check(tests: Sequence[TestCase], func_name: str | None) -> None:

@@ -2,7 +2,7 @@
 
     with Runner(source, limits, isolation, func_name) as run:      one program
         run(b"1 2\n") -> Outcome                                   from a fresh state each time
-        run.many([b"1", b"2"]) -> [Outcome, Outcome]               of a function, in one process, as far as that came
+        run.many([b"1", b"2"]) -> [Outcome, Outcome]               of a pure program, in one process, as far as that came
 
 A slot is started at first use and kept for the next program. Memory does not grow with the number of programs. A slot that dies under a
 program is replaced and the program run once more, with its source compiled out of the zygote's reach; a second death is told as "killed":
@@ -27,6 +27,7 @@ from gwen25.sandbox.scratch import root
 from gwen25.sandbox.slots import HEAVY, Died, Kind, Outcome, Slot, memory_file
 
 MANY_SECONDS = 2.0  # of CPU time for many inputs: a program that needs more gains nothing by saving 2 ms a process
+STDIN_SECONDS = 0.5  # the same for a program that reads stdin, which is run once alone before, so that a slow one is known
 
 
 class _Program:
@@ -136,9 +137,10 @@ class Runner:
         return Outcome("killed", -9, 0.0, 0.0, 0, b"", "the sandbox was twice killed from outside")
 
     def many(self, inputs: Sequence[bytes]) -> list[Outcome]:
-        """The outcomes of the first inputs of a pure function: all that were answered before one failed, or MANY_SECONDS were over."""
+        """The outcomes of the first inputs of a pure program: all that were answered before one failed, or the time for them was over."""
+        seconds = STDIN_SECONDS if self._func_name is None else MANY_SECONDS
         try:
-            limits = replace(self._limits, cpu_seconds=min(MANY_SECONDS, self._limits.cpu_seconds))
+            limits = replace(self._limits, cpu_seconds=min(seconds, self._limits.cpu_seconds))
             whole = self._once(b"".join(RECORD.pack(len(data)) + data for data in inputs), limits, many=True)
         except Died:
             return []

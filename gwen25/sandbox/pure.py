@@ -1,6 +1,7 @@
 """Can a program leave anything for its next call but in names of its own? Decided by its text, before it runs. Standard library only.
 
-    Reader(names).pure(source) -> bool      `names`: what the star imports give a program (see `bootstrap.namespace`)
+    Reader(names).pure(source) -> bool      of functions; `names`: what the star imports give them (see `bootstrap.namespace`)
+    Reader(None).pure(source) -> bool       of a program that reads stdin
 
 Each test must see a fresh program. Forking a process a test is the sure way, and costs 2 ms. Where the text shows that a program's state
 lies in its own namespace alone, running it again in a fresh namespace is the same, and costs 0.1 ms. True needs all of this:
@@ -11,7 +12,10 @@ lies in its own namespace alone, running it again in a fresh namespace is the sa
 * no private attribute but on `self` and `cls`, no attribute that leads to frames or classes, no class pattern and no format field (both
   fetch attributes), no name with two underscores but the few listed, none of these given another value;
 * no `del` and no `except ... as` of a name that star imports or builtins give: it would come to light again;
-* annotations of nothing but names, typing's own attributes, constants, and subscripts of what the program did not bind.
+* annotations of nothing but names, typing's own attributes, constants, and subscripts of what the program did not bind;
+* of a program that reads stdin also: the streams only to read, write, iterate and print to, never as a value that could be kept, since
+  from a stream lead ways to its descriptor (`fileno`, `buffer.raw`, `detach`); and no `try` beside a `yield`, or a generator that was
+  left unfinished would run its handler when it is freed, which is in another test's time. Ends by `exit` are left to processes.
 
 Anything else is False, which is never wrong, only slower. Not here: safety. A program that fools this finds itself in the same sandbox,
 sees no expected output, and has its every answer compared outside.
@@ -50,6 +54,22 @@ LISTED = {
     "staticmethod str sum super tuple zip ArithmeticError AssertionError AttributeError Exception IndexError KeyError LookupError "
     "NotImplementedError OverflowError RuntimeError StopIteration TypeError ValueError ZeroDivisionError",
 }
+FOR_STDIN = (
+    "bisect",
+    "builtins",
+    "collections",
+    "copy",
+    "functools",
+    "heapq",
+    "itertools",
+    "math",
+    "operator",
+    "re",
+    "string",
+    "sys",
+)  # loaded
+READING, WRITING = frozenset(("read", "readline", "readlines")), frozenset(("write", "writelines", "flush"))
+_DRAINS = frozenset(("list", "enumerate", "next", "sorted", "tuple", "set"))  # give the lines of their first argument, never itself
 MAX_BYTES = 10_000  # the longest of 800 real solutions has 5,048; the worst text of this length is read in 0.3 s
 _DUNDERS = frozenset(
     f"__{name}__"
@@ -76,7 +96,6 @@ _DEFINED = _DUNDERS - {"__name__", "__slots__"}  # as methods
 _LEADING = ("gi_", "f_", "tb_", "cr_", "ag_", "co_", "func_")  # from a generator, a frame, a function onwards
 _CHAIN = 20  # attributes in a row, as in a.b.c
 _HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8  # Py_TPFLAGS_HEAPTYPE, Py_TPFLAGS_IMMUTABLETYPE
-_BEYOND = frozenset(dir(builtins)) - frozenset(LISTED["builtins"].split())
 _ANNOTATION = (ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.BitOr, ast.Load)
 
 
@@ -88,21 +107,26 @@ def takes_attributes(value: Any) -> bool:
 
 
 class Reader:
-    """What the star imports give, learned once for all programs."""
+    """What the star imports give, learned once for all programs. `given` None: none, and the program reads stdin."""
 
-    def __init__(self, names: dict[str, Any]):
+    def __init__(self, given: dict[str, Any] | None):
+        names = given or {}
+        self.streams = given is None
+        self.listed = {module: LISTED[module].split() for module in (FOR_STDIN if self.streams else LISTED)}
         self.modules: dict[str, str] = {name: value.__name__ for name, value in names.items() if isinstance(value, type(sys))}
         self.values: dict[str, Any] = {}
-        for module in LISTED:
+        for module in self.listed:
             self._learn(module, names)
         self.given = names.keys() | set(dir(builtins))
+        # asked now, not when this is imported: `exit` and its like come later
+        self.beyond = set(dir(builtins)) - set(self.listed["builtins"]) - ({"input"} if self.streams else set())
         plain = {name for name, value in names.items() if isinstance(value, str | int | float)}
         self.strange = names.keys() - self.modules.keys() - self.values.keys() - plain
 
     def _learn(self, module: str, given: dict[str, Any]) -> None:
         """The names that the star imports give, where each still is its module's own."""
         library = __import__(module)
-        for name in LISTED[module].split():
+        for name in self.listed[module]:
             value = getattr(library, name, None)
             here = value if module == "builtins" else given.get(name)
             if here is value or getattr(here, "__origin__", None) is value:  # the second: typing.Counter, which makes a Counter
@@ -123,7 +147,9 @@ class _Reading:
 
     def __init__(self, known: Reader):
         self._modules, self._values = dict(known.modules), dict(known.values)
-        self._given, self._strange = known.given, set(known.strange)
+        self._given, self._strange, self._beyond = known.given, set(known.strange), known.beyond
+        self._listed, self._streams = known.listed, known.streams
+        self._stream_names: dict[str, str] = {}  # of `from sys import stdin`
 
     def of(self, tree: ast.Module) -> bool:
         nodes = _below(tree)
@@ -136,6 +162,12 @@ class _Reading:
         if not all(self._fine_binding(node) for node in nodes):
             return False
         noted = set(map(id, annotations))
+        if self._streams:
+            if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes) and any(
+                isinstance(node, ast.Try | ast.TryStar) for node in nodes
+            ):
+                return False
+            noted |= self._fine_streams(nodes)
         called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
         called |= {id(mark) for node in nodes if isinstance(node, ast.FunctionDef) for mark in node.decorator_list}
         bases = {id(node.value): node.attr for node in nodes if isinstance(node, ast.Attribute)}
@@ -145,19 +177,78 @@ class _Reading:
         """Learn what the names stand for."""
         if isinstance(node, ast.Import):
             for alias in node.names:
-                self._modules[alias.asname or alias.name] = alias.name
-            return all(alias.name in LISTED or alias.name == "typing" for alias in node.names)
+                if self._modules.setdefault(alias.asname or alias.name, alias.name) != alias.name:  # one name for two modules
+                    return False
+            return all(alias.name in self._listed or alias.name == "typing" for alias in node.names)
         if node.module in ("__future__", "typing"):  # typing's names are for annotations only
-            self._strange |= {alias.asname or alias.name for alias in node.names} - {"annotations"}
+            self._strange |= {name for alias in node.names for name, _ in self._brought(node.module, alias)} - {"annotations"}
             return node.module == "typing" or all(not alias.asname for alias in node.names)
-        listed = LISTED.get(node.module or "", "").split()
-        for alias in node.names:
-            name = alias.asname or alias.name
+        if node.level or node.module not in self._listed:
+            return False
+        asked = all(alias.name == "*" or self._offered(node.module, alias.name) for alias in node.names)
+        return asked and all(self._learned(node.module, *pair) for alias in node.names for pair in self._brought(node.module, alias))
+
+    def _offered(self, module: str, name: str) -> bool:
+        return name in self._listed[module] or (self._streams and module == "sys" and name in ("stdin", "stdout"))
+
+    def _brought(self, module: str, alias: ast.alias) -> list[tuple[str, str]]:
+        """The names that an import binds, each with the library's own. A star brings more only where none came before the program."""
+        if alias.name != "*":
+            return [(alias.asname or alias.name, alias.name)]
+        library = __import__(module)
+        public = getattr(library, "__all__", None) or [name for name in vars(library) if not name.startswith("_")]
+        return [(name, name) for name in public] if self._streams else []
+
+    def _learned(self, module: str, name: str, original: str) -> bool:
+        """A name that stood for what takes attributes goes on as one: which import comes last when it runs cannot be seen here."""
+        if self._streams and module == "sys" and original in ("stdin", "stdout"):
+            known = self._stream_names.setdefault(name, original)
+            self._strange.add(name)
+            return known == original
+        if original not in self._listed[module]:  # by a star
+            self._strange.add(name)
+            return True
+        value = getattr(__import__(module), original, None)
+        if takes_attributes(value) or not (name in self._modules or takes_attributes(self._values.get(name))):
             self._modules.pop(name, None)
-            if alias.name in listed:
-                self._values[name] = getattr(__import__(node.module or ""), alias.name, None)
-                self._strange.discard(name)
-        return bool(listed) and not node.level and all(alias.name in listed or alias.name == "*" for alias in node.names)
+            self._values[name] = value
+        if name not in self._stream_names:
+            self._strange.discard(name)
+        return True
+
+    def _fine_streams(self, nodes: list[ast.AST]) -> set[int]:
+        """The ids of all nodes that are a stream in a place that is known to be harmless, and of the chains that it is in."""
+        own = {name for node in nodes for name in _bound(node)} | {
+            alias.asname or alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
+        }
+        fine: set[int] = set()
+        for node in nodes:
+            for found in self._harmless(node, own):
+                fine |= set(map(id, _below(found)))
+        return fine
+
+    def _harmless(self, node: ast.AST, own: set[str]) -> list[ast.AST]:
+        """The streams used well by this node. `own`: names that the program binds, which are no builtins."""
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            wanted, of = (READING, "stdin") if node.attr in READING else (WRITING, "stdout")
+            buffered = isinstance(node.value, ast.Attribute) and node.value.attr == "buffer"
+            stream = node.value.value if isinstance(node.value, ast.Attribute) and buffered else node.value
+            return [node] if node.attr in wanted and self._stream(stream) == of else []
+        if isinstance(node, ast.For | ast.comprehension):
+            return [node.iter] if self._stream(node.iter) == "stdin" else []
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id in own:
+            return []
+        if node.func.id == "print":
+            return [word.value for word in node.keywords if word.arg == "file" and self._stream(word.value) == "stdout"]
+        given = node.args[:1] if node.func.id in _DRAINS else node.args[1:] if node.func.id == "map" else []
+        return [argument for argument in given if self._stream(argument) == "stdin"]
+
+    def _stream(self, node: ast.AST) -> str | None:
+        """Which one this expression is: `sys.stdin`, or a name from `from sys import stdin`."""
+        if isinstance(node, ast.Name):
+            return self._stream_names.get(node.id)
+        known = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and self._modules.get(node.value.id) == "sys"
+        return node.attr if known and isinstance(node, ast.Attribute) else None
 
     def _fine_annotation(self, node: ast.AST, bound: set[str]) -> bool:
         """A subscript calls what it is taken of."""
@@ -193,7 +284,7 @@ class _Reading:
             return isinstance(node.ctx, ast.Store) or name not in self._given
         if name in self._modules:
             return read is not None
-        return name not in self._strange and name not in _BEYOND and (called or not takes_attributes(self._values.get(name)))
+        return name not in self._strange and name not in self._beyond and (called or not takes_attributes(self._values.get(name)))
 
     def _fine_attribute(self, node: ast.Attribute, called: bool) -> bool:
         name, root, length = node.attr, node.value, 1
@@ -215,12 +306,12 @@ class _Reading:
 
     def _fine_reading(self, module: str, node: ast.Attribute, root: ast.Name, called: bool) -> bool:
         """`module.name`, and what is read from it."""
-        if not isinstance(node.ctx, ast.Load) or module not in LISTED or module == "builtins":
+        if not isinstance(node.ctx, ast.Load) or module not in self._listed or module == "builtins":
             return False
         if node.value is not root:
             return called
         value = getattr(__import__(module), node.attr, None)
-        return node.attr in LISTED[module].split() and (called or not takes_attributes(value))
+        return node.attr in self._listed[module] and (called or not takes_attributes(value))
 
 
 def _below(tree: ast.AST) -> list[ast.AST]:

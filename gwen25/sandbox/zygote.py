@@ -1,10 +1,12 @@
-"""A prepared interpreter that forks one child a test. Standard library only; started by `slots` alone.
+"""A prepared interpreter that forks one child a test, or one for many tests of a program that is `pure`. Standard library only.
+
+Started by `slots` alone:
 
     python -s -S -P -B -c STUB SETTINGS      with the socket's number among the settings
 
-It imports what programs import, locks itself in, and then: a request (limits, a function's name) with four files comes over the socket,
+It imports what programs import, locks itself in, and then: a request (limits, a function's name) with its files comes over the socket,
 a child is forked and becomes the program, the zygote watches it, ends it, clears the scratch, and says what happened. No foreign code
-ever runs in the zygote itself; no expected output, and no input of another test, ever comes here.
+ever runs in the zygote itself; no expected output ever comes here, and no input of another test but for a pure program, one by one.
 A child cannot touch the socket (closed), its zygote (signals and tracing are refused) or the numbers below (the kernel's own).
 """
 
@@ -43,6 +45,8 @@ FOR_FUNCTIONS = ("json", "dataclasses")  # the second costs 15 ms where it is im
 POLL_SECONDS = 0.25  # how often a running child's clock and files are looked at
 CHANNEL = 3  # the socket's number; in a function's child that of the file which its value is written to
 ANSWER = CHANNEL
+INPUTS, ANSWERS = CHANNEL, CHANNEL + 1  # of a stdin program's many inputs
+MOST_FILES = 6
 ALL_FILES = 1 << 20
 COMPILE_BYTES = 512 << 20  # of address space while a source is compiled
 COMPILED_HERE = 64 << 10  # bytes of source: 4 MB of `x=1` took 2.9 s and 300 MB that never came back
@@ -112,38 +116,39 @@ class _Zygote:
     def __init__(self, channel: _socket.socket, settings: dict[str, Any], names: dict[str, Any], seal: Any):
         self._channel, self._settings, self._names, self._seal = channel, settings, names, seal
         self._known = {**vars(builtins), **names}
-        self._reader: Any = pure.Reader(names) if settings["functions"] else None  # it imports what it lists
+        self._reader: Any = pure.Reader(names if settings["functions"] else None)  # for functions it imports what it lists
         self._pid = os.getpid()
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the child until its program starts, see `_before`
-        self._number, self._program, self._pure = -1, bootstrap.Program(b"", None), False
+        self._number, self._program = -1, bootstrap.Program(b"", None)
+        self._pure: bool | None = None  # not asked
         self._asked, self._limits = (0, 0, 0), confine.child_limits(0, 0, 0)
 
     def run(self) -> Any:
         while True:
             request, files = self._receive()
-            source, stdin, stdout, stderr = files
-            self._prepare(request, source)
-            if request["many"] and not self._pure:
+            self._prepare(request, files[0])
+            if request["many"] and not self._is_pure():
                 result: tuple[Any, ...] = ("exit", 0, 0.0, 0.0, 0, _peak())
             else:
                 self._page[:9] = bytes(9)
                 started = time.monotonic()
                 pid = os.fork()
                 if pid == 0:
-                    return self._become(request, stdin, stdout, stderr)
-                result = self._watch(pid, request, started, stdout, stderr)
+                    return self._become(request, files)
+                result = self._watch(pid, request, started, *files[2:4])
             for file in files:
                 os.close(file)
             self._channel.send(marshal.dumps(result))
             tidy.empty(".")  # after the answer: what cannot be cleared away ends this zygote, not a verdict
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
-        data, ancillary, _, _ = self._channel.recvmsg(4096, _socket.CMSG_SPACE(16))
+        data, ancillary, _, _ = self._channel.recvmsg(4096, _socket.CMSG_SPACE(4 * MOST_FILES))
         if not data:  # the grader is gone, or has no more work
             os._exit(0)
-        return marshal.loads(data), list(struct.unpack("4i", ancillary[0][2]))
+        files = ancillary[0][2]
+        return marshal.loads(data), list(struct.unpack(f"{len(files) // 4}i", files))
 
     def _prepare(self, request: dict[str, Any], file: int) -> None:
         """What the children of several requests share: the program, its limits."""
@@ -153,17 +158,19 @@ class _Zygote:
         if self._number != request["program"]:
             source = os.pread(file, request["size"], 0)
             self._number, self._program = request["program"], bootstrap.Program(source, None if request["wary"] else _compiled(source))
-            # what was compiled can be read
-            self._pure = request["many"] and self._program.code is not None and self._reader.pure(source)
+            self._pure = None
 
-    def _become(self, request: dict[str, Any], stdin: int, stdout: int, stderr: int) -> Any:
+    def _is_pure(self) -> bool:
+        """Of the program at hand. What was compiled can be read."""
+        if self._pure is None:
+            self._pure = self._program.code is not None and self._reader.pure(self._program.source)
+        return bool(self._pure)
+
+    def _become(self, request: dict[str, Any], files: list[int]) -> Any:
         """In the child: be the program. Nothing of ours is let go: each object freed would be one more page copied."""
         page, program = self._page, self._program
         try:
-            os.dup2(stdin, 0)
-            os.dup2(stderr, 2)
-            os.dup2(stdout, 1 if request["func_name"] is None else ANSWER)
-            os.closerange(CHANNEL if request["func_name"] is None else ANSWER + 1, ALL_FILES)
+            _wire(request, files)
             self._channel.detach()
             confine.lock(self._settings, self._pid)
             memory, size, cpu = self._limits
@@ -178,8 +185,9 @@ class _Zygote:
         page[:9] = ready
         page.close()
         if request["func_name"] is None:
-            program.kept = self
-            return program
+            context = bootstrap.Repeated(program.code, INPUTS, ANSWERS, request["cpu_seconds"]) if request["many"] else program
+            context.kept = self
+            return context
         if request["many"]:
             return bootstrap.answers(program, request["func_name"], self._known, ANSWER, rewind.back)
         return bootstrap.answer(program, request["func_name"], self._names, ANSWER)
@@ -231,6 +239,17 @@ class _Zygote:
         most = limits["output_bytes"]
         streams = max(os.fstat(stdout).st_size, os.fstat(stderr).st_size)
         return streams >= most or bool(tidy.weight(".", 4 * most) > 4 * most)
+
+
+def _wire(request: dict[str, Any], files: list[int]) -> None:
+    """Put the files where the child's program expects them, and close all others."""
+    _, stdin, stdout, stderr, *own = files
+    wanted = {0: stdin, 2: stderr, 1 if request["func_name"] is None else ANSWER: stdout}
+    if own:  # of the one test that is under way; the source alone may lie at ANSWERS, since numbers rise in the order of the files
+        wanted = {0: own[0], 1: own[1], 2: stderr, INPUTS: stdin, ANSWERS: stdout}
+    for number, file in wanted.items():
+        os.dup2(file, number)
+    os.closerange(max(wanted) + 1, ALL_FILES)
 
 
 def _peak() -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import platform
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 
 from gwen25.gguf_writer import stream
 from gwen25.gguf_writer.stream import Direct
+from tests.conftest import REPOSITORY
 
 STRIPE = 1 << 16
 GIVEN = random.Random(0).randbytes(5 * STRIPE + 4321)
@@ -28,6 +32,15 @@ def save(out: Path, given: bytes = GIVEN, piece: int = 12_345) -> bytes:
     with out.open("wb", buffering=0) as file, Direct(file) as data:
         assert sum(data.write(given[at : at + piece]) for at in range(0, len(given), piece)) == len(given)
     return out.read_bytes()
+
+
+def test_malloc_keeps_what_is_freed_where_it_is_glibcs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: the setting stays."""
+    child = "from gwen25.gguf_writer import keep_freed_memory; print(keep_freed_memory())"
+    said = subprocess.run([sys.executable, "-c", child], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert said == f"{platform.libc_ver()[0] == 'glibc'}\n"
+    monkeypatch.setattr(stream.ctypes, "CDLL", lambda name: object())
+    assert not stream.keep_freed_memory()
 
 
 def is_direct(descriptor: int) -> bool:

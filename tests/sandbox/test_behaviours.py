@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
+import sys
 import sysconfig
 import venv
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ import pytest
 
 from gwen25.sandbox import Limits, probe
 from gwen25.sandbox.pool import Runner
+from gwen25.sandbox.pure import Reader
 from tests.sandbox.behaviours import Behaviour, table
 
 BEHAVIOURS = table()
@@ -55,6 +58,13 @@ def boxed(behaviour: Behaviour) -> End:
     return End(outcome.answer, _last(outcome.stderr), outcome.exit_code)
 
 
+def boxed_together(behaviour: Behaviour, inputs: list[bytes]) -> list[End]:
+    """In one process, as far as that comes; nothing where the program may leave anything behind."""
+    with Runner(behaviour.source, Limits(wall_seconds=60), probe(), None) as run:
+        outcomes = run.many(inputs)
+    return [End(outcome.answer, _last(outcome.stderr), outcome.exit_code) for outcome in outcomes]
+
+
 def _last(text: str) -> str:
     return text.rstrip("\n").rpartition("\n")[2]
 
@@ -79,5 +89,18 @@ def test_as_under_plain_python(ends: dict[str, tuple[End, End]], name: str) -> N
     assert (box != plain) if BEHAVIOURS[name].differs else (box == plain), BEHAVIOURS[name].differs
 
 
+OTHER = [b"3\n4 5\n6", "é ü\r\na\rb\n".encode() * 3, b"\xff\xfe1 2\n"]
+PURE = [name for name, behaviour in BEHAVIOURS.items() if not behaviour.differs and Reader(None).pure(behaviour.source)]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_many_in_one_process_as_under_plain_python(name: str, tmp_path: Path) -> None:
+    behaviour, inputs = BEHAVIOURS[name], [BEHAVIOURS[name].stdin, *OTHER, BEHAVIOURS[name].stdin]
+    known = [plainly(behaviour._replace(stdin=data), Path(sys.executable), tmp_path / str(n)) for n, data in enumerate(inputs)]
+    well = list(itertools.takewhile(lambda end: end.exit_code == 0 and not end.stderr, known))
+    assert boxed_together(behaviour, inputs) == well
+
+
 def test_there_are_many() -> None:
+    assert len(PURE) > 40
     assert len(BEHAVIOURS) > 150 and sum(bool(behaviour.differs) for behaviour in BEHAVIOURS.values()) < 15

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from gwen25.data import TestCase
 from gwen25.sandbox import Verdict, bootstrap, grade
-from gwen25.sandbox.pure import Reader
+from gwen25.sandbox.pure import MAX_BYTES, Reader
 
 PURE = {
     "a method": "class Solution:\n    def f(self, x: List[int]) -> Optional[int]: return x",
@@ -79,6 +81,79 @@ NOT_PURE = {
     "a long chain": "def f(x): return a" + ".a" * 3000,
     "no Python": "def f(:",
     "too deep": "(" * 5000,
+    "exit of site": "def f(x): exit.seen = 1",
+    "a class under the name of a function": "from collections import Counter as A\nA.seen = 1\ndef f():\n    from math import gcd as A",
+    "a module under the name of a function": "import collections as A\nA.seen = 1\ndef f():\n    from math import gcd as A",
+    "two modules under one name": "import re as A\ns = A.sub\ns.seen = 1\ndef f():\n    import operator as A",
+}
+PURE_STDIN = {
+    "input": "n = int(input())\nprint(n * 2)",
+    "input under another name": "import sys\ninput = sys.stdin.readline\nI = lambda: int(input())\nprint(I())",
+    "stdin in every way": "import sys\nprint(sys.stdin.read(), sys.stdin.readline().split(), sys.stdin.readlines()[0])",
+    "buffer": "import sys\nread = sys.stdin.buffer.readline\ndata = sys.stdin.buffer.read().split()\nsys.stdout.buffer.write(b'x')",
+    "lines": "import sys\nfor line in sys.stdin: print(line)\nprint([x for x in sys.stdin], list(map(int, sys.stdin)), next(sys.stdin))",
+    "from sys": "from sys import stdin, stdout as out, setrecursionlimit\nsetrecursionlimit(9)\nout.write(stdin.readline())",
+    "print to stdout": "import sys\nprint(1, file=sys.stdout, flush=True)\nsys.stdout.flush()",
+    "main": "def main(): print(1)\nif __name__ == '__main__': main()",
+    "library": "from collections import defaultdict, deque\nimport heapq, bisect, math\nd = defaultdict(list)\nprint(math.gcd(4, 6))",
+    "stars": "from math import *\nfrom collections import *\nx = [gcd(4, 6)]\nprint(Counter(x))",
+    "stars of typing and sys": "from typing import *\nfrom sys import *\nx: List[int] = [1]\nprint(stdin.read())",
+    "a generator": "def g():\n    yield 1\nprint(*g())",
+    "try": "try: print(int(input()))\nexcept ValueError: print(0)",
+    "a name called open": "open_list = []\nprint(open_list)",
+}
+NOT_PURE_STDIN = {
+    "open": "print(open(0).read())",
+    "os": "import os\nprint(os.read(0, 9))",
+    "the stream under another name": "import sys\nf = sys.stdin\nprint(f.read())",
+    "the stream from sys under another name": "from sys import stdin\nf = stdin\nprint(f.read())",
+    "its iterator": "import sys\nf = iter(sys.stdin)\nf.close()",
+    "in a list": "import sys\n[sys.stdin][0].close()",
+    "as an argument": "import sys\ndef f(s): s.close()\nf(sys.stdin)",
+    "as a default of next": "import sys\nnext(iter([]), sys.stdin).close()",
+    "to a map that is its own": "import sys\ndef map(f, s): s.close()\nmap(int, sys.stdin)",
+    "to a list by import": "import sys\nfrom functools import partial as list\nlist(sys.stdin)",
+    "to a function of map": "import sys\nmap(sys.stdin, [1])",
+    "to a print that is its own": "import sys\ndef print(x, file): file.close()\nprint(1, file=sys.stdout)",
+    "as what is printed": "import sys\nprint(sys.stdin)",
+    "fileno": "import sys\nprint(sys.stdin.fileno())",
+    "raw": "import sys\nprint(sys.stdin.buffer.raw.read())",
+    "the buffer as a value": "import sys\nb = sys.stdin.buffer\nb.raw.close()",
+    "detach": "import sys\nsys.stdin.detach()",
+    "close": "import sys\nsys.stdout.close()",
+    "seek": "import sys\nsys.stdin.seek(0)",
+    "reconfigure": "import sys\nsys.stdin.reconfigure(newline='')",
+    "buffer of stdout as a value": "import sys\nb = sys.stdout.buffer",
+    "stdin's read on stdout": "import sys\nsys.stdout.read()",
+    "owner of a method": "import sys\nr = sys.stdin.readline\nr.__self__.close()",
+    "replaced": "import sys\nsys.stdin = 1",
+    "a method replaced": "import sys\nsys.stdin.readline = 1",
+    "deleted": "import sys\ndel sys.stdin",
+    "the first one": "import sys\nsys.__stdin__.read()",
+    "stderr": "import sys\nprint(1, file=sys.stderr)",
+    "stderr from sys": "from sys import stderr",
+    "with": "import sys\nwith sys.stdin as f: f.close()",
+    "a walrus": "import sys\n(f := sys.stdin).close()",
+    "one name for both": "from sys import stdin as s\nfrom sys import stdout as s\ns.write('x')",
+    "modules with a star": "from sys import *\nmodules['math'].seen = 1",
+    "what a star brings": "from typing import *\nx = Any\nx.seen = 1",
+    "exit": "exit()",
+    "sys.exit": "import sys\nsys.exit()",
+    "raise SystemExit": "raise SystemExit",
+    "random": "import random",
+    "not loaded beforehand": "from fractions import Fraction",
+    "threads": "import threading",
+    "atexit": "import atexit\natexit.register(print, 1)",
+    "a handler in a generator": "def g():\n    try: yield 1\n    except: print(2)\nit = g()\nnext(it)",
+    "help": "help.seen = 1",
+    "main as a module": "import __main__",
+    "a finaliser": "class A:\n    def __del__(self): print(1)\na = A()",
+    "eval": "eval('1')",
+    "globals": "globals()['x'] = 1",
+    "the limit of digits": "import sys\nsys.set_int_max_str_digits(0)",
+    "hooks": "import sys\nsys.excepthook = print",
+    "trace": "import sys\nsys.settrace(None)",
+    "input's attribute": "input.x = 1\nprint.__self__.x = 1",
 }
 
 
@@ -97,11 +172,69 @@ def test_not_pure(name: str, reader: Reader) -> None:
     assert not reader.pure(NOT_PURE[name].encode())
 
 
+@pytest.fixture(scope="module")
+def stdin_reader() -> Reader:
+    return Reader(None)
+
+
+@pytest.mark.parametrize("name", PURE_STDIN)
+def test_pure_on_stdin(name: str, stdin_reader: Reader) -> None:
+    assert stdin_reader.pure(PURE_STDIN[name].encode())
+
+
+@pytest.mark.parametrize("name", NOT_PURE_STDIN)
+def test_not_pure_on_stdin(name: str, stdin_reader: Reader) -> None:
+    assert not stdin_reader.pure(NOT_PURE_STDIN[name].encode())
+
+
+# Of those that only a function's star imports make so, or that are pure where a stream may be read
+_FUNCTIONS_ONLY = {
+    "attribute of the prelude's module",
+    "builtins of the prelude",
+    "random of the prelude",
+    "stdin",
+    "an alias of typing's",
+    "what an exception deletes",
+    "what del deletes",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NOT_PURE if name not in _FUNCTIONS_ONLY])
+def test_what_is_not_pure_of_functions_is_not_on_stdin(name: str, stdin_reader: Reader) -> None:
+    assert not stdin_reader.pure(NOT_PURE[name].encode())
+
+
+@pytest.mark.parametrize("piece", ["sys.stdin.read()\n", "x.y.z[0].a\n", "list(sys.stdin)\n", "from math import *\n", "sys.stdin\n"])
+def test_reading_is_bounded(piece: str, stdin_reader: Reader) -> None:
+    started = time.process_time()
+    stdin_reader.pure(("import sys\n" + piece * 10_000)[:MAX_BYTES].encode())
+    assert time.process_time() - started < 1
+
+
 def call(program: str, *pairs: tuple[str, str], all_tests: bool = False) -> Verdict:
     return grade(program, [TestCase(i, o, "functional") for i, o in pairs], func_name="f", all_tests=all_tests)
 
 
 TABLE = "squares = [k * k for k in range(200_000)]\n"  # 10 ms of CPU time: such a program is loaded once
+STDIN_COUNTERS = {
+    "a global": "n = 0\ndef f():\n    global n\n    n += 1\nf()\nprint(n)",
+    "a name that may be there": "try: n\nexcept NameError: n = 0\nn += 1\nprint(n)",
+    "a default": "def f(seen=[]):\n    seen.append(1)\n    return len(seen)\nprint(f())",
+    "a class": "class A:\n    n = 0\nA.n += 1\nprint(A.n)",
+    "a memo": "from functools import lru_cache\nk = [0]\n@lru_cache(None)\ndef g(y):\n    k[0] += 1\n    return k[0]\nprint(g(1))",
+    "what was not read": "import sys\nprint(len(sys.stdin.readline().split()))",
+    "what was read ahead": "import sys\nprint(len(next(sys.stdin).split()))",
+    "bytes read ahead": "import sys\nprint(len(sys.stdin.buffer.readline().split()))",
+    "the recursion limit": "import sys\ndef f(n): return n and 1 + f(n - 1)\ntry: print(f(1200))\n"
+    "except Exception: print(1)\nsys.setrecursionlimit(9999)",
+    "a module": "import math\nmath.n = getattr(math, 'n', 0) + 1\nprint(math.n)",
+    "builtins": "import builtins\nbuiltins.n = getattr(builtins, 'n', 0) + 1\nprint(builtins.n)",
+    "random": "import random\nrandom.seed(1)\nrandom.random()\nprint(1)",
+    "at exit": "import atexit\natexit.register(lambda: None)\nprint(atexit._ncallbacks())",
+    "main": "import sys\nmain = sys.modules['__main__']\nmain.n = getattr(main, 'n', 0) + 1\nprint(main.n)",
+    "a file": "with open('n', 'a+') as file:\n    file.write('.')\n    print(file.tell())",
+    "an unfinished generator": "def g():\n    try: yield 1\n    except: print(2)\nit = g()\nprint(next(it))",
+}
 COUNTERS = {
     "a table": TABLE + "def f(x):\n    squares.append(1)\n    return len(squares) - 200_000",
     "a table and a global": TABLE + "n = 0\ndef f(x):\n    global n\n    n += 1\n    return n",
@@ -123,6 +256,13 @@ def test_each_test_is_fresh(name: str) -> None:
     fresh, leaking = [(str(n), "1") for n in range(5)], [(str(n), str(n + 1)) for n in range(5)]
     assert call(COUNTERS[name], *fresh).passed
     assert call(COUNTERS[name], *leaking, all_tests=True).passed_tests == 1
+
+
+@pytest.mark.parametrize("name", STDIN_COUNTERS)
+def test_each_test_of_stdin_is_fresh(name: str) -> None:
+    tests = [TestCase(f"{n}\n7 8\n", "1") for n in range(7)]
+    verdict = grade(STDIN_COUNTERS[name], tests)
+    assert verdict.passed, verdict
 
 
 def test_many_tests_of_a_pure_program_in_one_process_and_the_failing_one_alone() -> None:

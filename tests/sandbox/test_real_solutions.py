@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gwen25.data import TestCase, read_jsonl
-from gwen25.sandbox import Job, grade_many
+from gwen25.sandbox import Job, Limits, grade_many, probe
+from gwen25.sandbox.pool import Runner
 
 FILES = ["train_codeforces_r1_answers.jsonl.gz", "train_ocr_schema.jsonl.gz"]
 
@@ -38,6 +39,21 @@ def test_a_sample(shared_data: Path, name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_all_of_them(shared_data: Path, name: str) -> None:
     assert failures(jobs(shared_data, name)) == {}
+
+
+def test_many_tests_in_one_process_say_what_each_says_in_its_own(shared_data: Path) -> None:
+    """Of all that read stdin. 156 of 166 may run so, and two of these are too slow to be run so to their end."""
+    known = {name: job for name, job in jobs(shared_data, "train_ocr_schema.jsonl.gz").items() if job.func_name is None}
+    compared: dict[str, int] = {}
+    for name, job in known.items():
+        inputs = [test.input.encode() for test in job.tests]
+        with Runner(job.program.encode(), Limits(), probe(), None) as run:
+            many = run.many(inputs)
+            for data, outcome in zip(inputs, many, strict=False):
+                alone = run(data)
+                assert (outcome.answer, outcome.stderr, outcome.exit_code) == (alone.answer, alone.stderr, alone.exit_code), name
+        compared[name] = len(many)
+    assert sum(map(bool, compared.values())) > 0.9 * len(known)
 
 
 @pytest.mark.parametrize("name", FILES)
