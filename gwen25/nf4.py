@@ -29,6 +29,13 @@ def dequantized(reader: Reader, tensor: Stored, dtype: str) -> Callable[[int, in
     from bitsandbytes import functional
 
     kind: torch.dtype = getattr(torch, dtype)
+    if tensor.columns % BLOCK:
+        # bitsandbytes' kernel for AVX-512 (0.50.2) takes wrong magnitudes where rows begin inside a block, by the number of the row:
+        # the base computes with these, and only the whole tensor has them. No layer of a Qwen2.5 has such a width.
+        numbers = reader.rows(tensor, 0, tensor.rows).to(kind)
+        codes = functional.quantize_4bit(numbers, blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
+        whole: torch.Tensor = functional.dequantize_4bit(*codes).view(tensor.rows, tensor.columns)
+        return lambda start, stop: whole[start:stop]
     packed: dict[int, tuple[torch.Tensor, Any]] = {}  # row at which a piece starts -> codes, bitsandbytes' state of them
     for start, stop in weights.pieces(tensor.rows, tensor.columns):
         packed[start] = functional.quantize_4bit(reader.rows(tensor, start, stop).to(kind), blocksize=BLOCK, quant_type="nf4")

@@ -27,7 +27,9 @@ def test_pieces_are_the_whole_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mo
         read = nf4.dequantized(reader, tensor, dtype)
         made = torch.cat([read(start, stop) for start, stop in weights.pieces(rows, columns)])
     assert made.dtype == wanted.dtype == kind and made.equal(wanted)
-    assert 0 < (made.float() - whole).abs().max() < 0.02  # and it is not the base as it was
+    error = (made.float() - whole).abs().max()
+    assert error > 0  # it is not the base as it was
+    assert error < 0.02 or columns % 64  # bitsandbytes' kernel for AVX-512 takes other magnitudes there, and so do we
 
 
 def test_it_is_the_weight_that_a_4bit_base_computes_with(tiny_model: Path) -> None:

@@ -99,7 +99,12 @@ def run(job: Job) -> Result:
     best = min(found, key=lambda base: (math.isnan(found[base].kl), found[base].kl))
     if best != base:
         size = write(best)
-    require_agreement(found[best], max(config.dtype, quantized_from or config.dtype, key=lambda dtype: TOLERANCE[dtype]))
+    roundings = [
+        config.dtype,
+        quantized_from or config.dtype,
+        "bfloat16" if quantized_from and _multiplies_in_bf16(device) else config.dtype,
+    ]
+    require_agreement(found[best], max(roundings, key=lambda dtype: TOLERANCE[dtype]))
     return _result(job, found, best, size)
 
 
@@ -118,6 +123,13 @@ def _result(job: Job, found: Mapping[str, Agreement], best: str, size: int) -> R
         facts["merged_base"] = best
         job.say(f"trained on a 4-bit base: the {best} base is kept, " + ", ".join(f"{base} {one.kl:.3g}" for base, one in found.items()))
     return Result(facts, metrics)
+
+
+def _multiplies_in_bf16(device: str) -> bool:
+    """Whether bitsandbytes multiplies 4-bit weights in bfloat16 whatever they were made of: its kernel for CPUs with AVX512-BF16 does."""
+    from bitsandbytes import functional
+
+    return device == "cpu" and bool(functional.has_avx512bf16())
 
 
 def trained_in_4bit(facts: Mapping[str, Any]) -> str | None:

@@ -137,6 +137,7 @@ class Repeated:
             sys.stdin = sys.__stdin__ = _stream(given, 0, "r")  # type: ignore[misc]
             sys.stdout = sys.__stdout__ = _stream(said, 1, "w")  # type: ignore[misc]
             sys.setrecursionlimit(limit)
+            _forget_patterns()
             names = main | {"__annotations__": {}}
             sys.argv.append((self._code, names))  # type: ignore[arg-type]
             yield
@@ -147,6 +148,12 @@ class Repeated:
             os.write(self._answers, RECORD.pack(printed) + os.pread(1, printed, 0))
             names.clear()
             gc.collect()  # the memory of one test is not held against the next, and collections come when they would
+
+
+def _forget_patterns() -> None:
+    """re keeps what it compiled by keys that may be equal to others, and objects of the program's among them."""
+    if re := sys.modules.get("re"):
+        re.purge()
 
 
 def _refill(fd: int, data: bytes) -> None:
@@ -250,6 +257,7 @@ def answers(program: Program, func_name: str, known: dict[str, Any], fd: int, ba
                 again = again if clock() - begun < load_seconds else None
             elif number:
                 names = _loaded(program.code, known)
+            _forget_patterns()
             value = _encoded(json.dumps, _function(names, func_name)(*_arguments(json.loads, os.read(0, RECORD.unpack(size)[0]))))
             os.write(fd, RECORD.pack(len(value)) + value)
             number += 1

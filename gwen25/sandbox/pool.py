@@ -151,6 +151,8 @@ class Runner:
             at += RECORD.size + size
             if at <= len(whole.answer):
                 found.append(replace(whole, ended="exit", exit_code=0, answer=whole.answer[at - size : at], stderr=""))
+        if whole.ended != "exit":  # the last one may have been answered after its time
+            del found[-1:]
         share = len(found) or 1
         return [replace(outcome, cpu_seconds=whole.cpu_seconds / share, wall_seconds=whole.wall_seconds / share) for outcome in found]
 

@@ -94,6 +94,7 @@ _DUNDERS = frozenset(
 )
 _DEFINED = _DUNDERS - {"__name__", "__slots__"}  # as methods
 _LEADING = ("gi_", "f_", "tb_", "cr_", "ag_", "co_", "func_")  # from a generator, a frame, a function onwards
+_ELSEWHERE = ("mro", "obj", "groupindex")  # classes; what an AttributeError was raised on; a table that re keeps
 _CHAIN = 20  # attributes in a row, as in a.b.c
 _HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8  # Py_TPFLAGS_HEAPTYPE, Py_TPFLAGS_IMMUTABLETYPE
 _ANNOTATION = (ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.BitOr, ast.Load)
@@ -153,6 +154,8 @@ class _Reading:
 
     def of(self, tree: ast.Module) -> bool:
         nodes = _below(tree)
+        if not (self._one_meaning(nodes) and _leaves_tables_alone(nodes)):
+            return False
         if not all(self._imported(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)):
             return False
         annotations = [found for node in nodes for note in _annotations(node) for found in _below(note)]
@@ -172,6 +175,17 @@ class _Reading:
         called |= {id(mark) for node in nodes if isinstance(node, ast.FunctionDef) for mark in node.decorator_list}
         bases = {id(node.value): node.attr for node in nodes if isinstance(node, ast.Attribute)}
         return all(id(node) in noted or self._fine(node, id(node) in called, bases.get(id(node))) for node in nodes)
+
+    def _one_meaning(self, nodes: list[ast.AST]) -> bool:
+        """Whether each name that imports bind is one thing, whichever comes last when they run, or none: a listed one hides no other."""
+        meant: dict[str, Any] = {}
+        for node in nodes:
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            for name, value in _brings(node):
+                if meant.setdefault(name, value) is not value or (value is not None and name in self._strange and name != "annotations"):
+                    return False
+        return True
 
     def _imported(self, node: ast.Import | ast.ImportFrom) -> bool:
         """Learn what the names stand for."""
@@ -254,7 +268,8 @@ class _Reading:
         """A subscript calls what it is taken of."""
         base = node.value if isinstance(node, ast.Subscript) else node
         if isinstance(base, ast.Attribute):
-            return isinstance(base.value, ast.Name) and self._modules.get(base.value.id) == "typing"
+            known = isinstance(base.value, ast.Name) and self._modules.get(base.value.id) == "typing"
+            return known and base.attr in __import__("typing").__all__
         if base is not node and not (isinstance(base, ast.Name) and base.id not in bound):
             return False
         return isinstance(node, _ANNOTATION)
@@ -294,7 +309,7 @@ class _Reading:
             return False
         if name.startswith("__") and not isinstance(node.ctx, ast.Load):
             return False
-        if length == _CHAIN or name == "mro" or name.startswith(_LEADING) or (name.startswith("__") and name not in _DUNDERS):
+        if length == _CHAIN or name in _ELSEWHERE or name.startswith(_LEADING) or (name.startswith("__") and name not in _DUNDERS):
             return False
         if not isinstance(root, ast.Name):
             return not name.startswith("_") or name in _DUNDERS
@@ -324,6 +339,42 @@ def _below(tree: ast.AST) -> list[ast.AST]:
             elif isinstance(value, list):
                 nodes += [item for item in value if isinstance(item, ast.AST)]
     return nodes
+
+
+def _brings(node: ast.Import | ast.ImportFrom) -> list[tuple[str, Any]]:
+    """The names that an import binds, and to what: typing's other names of a class are that class; None where it cannot be told."""
+    if isinstance(node, ast.Import):
+        return [(alias.asname or alias.name, sys.modules.get(alias.name)) for alias in node.names]
+    if node.level or (node.module not in LISTED and node.module != "typing"):
+        return []  # refused elsewhere, but for __future__
+    library = __import__(node.module)
+    public = getattr(library, "__all__", None) or [name for name in vars(library) if not name.startswith("_")]
+    stars = [(name, name) for name in public]
+    pairs = [pair for alias in node.names for pair in (stars if alias.name == "*" else [(alias.asname or alias.name, alias.name)])]
+    foreign = object()  # what typing did not mean to give
+    values = [foreign if node.module == "typing" and name not in public else getattr(library, name, None) for _, name in pairs]
+    return [(name, getattr(value, "__origin__", None) or value) for (name, _), value in zip(pairs, values, strict=True)]
+
+
+def _leaves_tables_alone(nodes: list[ast.AST]) -> bool:
+    """No method of the program's gets hold of a table or a cache of the library's.
+
+    `deepcopy(x, memo)` calls memo.get with a list of its own, `re.escape(text)` text.translate with a table of its own, and typing keeps
+    what it was subscripted with, whose __eq__ it then calls.
+    """
+    words = {found for node in nodes for found in _words(node)}
+    if ("deepcopy" in words and "get" in words) or ("escape" in words and "translate" in words):
+        return False
+    return not (words & {"__eq__", "__hash__"}) or not any(
+        isinstance(found, ast.Subscript) for node in nodes for note in _annotations(node) for found in _below(note)
+    )
+
+
+def _words(node: ast.AST) -> list[str]:
+    """Every name in it: read, bound, an attribute, imported, or in a text, as namedtuple's fields are."""
+    found = [getattr(node, field, None) for field in ("id", "attr", "name", "asname", "arg")]
+    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+    return [word for word in found if isinstance(word, str)] + text.replace(",", " ").split()
 
 
 def _annotations(node: ast.AST) -> list[ast.AST]:

@@ -168,7 +168,8 @@ def test_an_adapter_of_a_4bit_base_takes_the_nearer_base(
     job = _job(tmp_path / "work", tiny_model, _in_4bit(adapter, trained), dtype=dtype)
     result = merge.run(job)
     assert result.facts["merged_base"] == "dequantized"
-    assert result.metrics["kl"] == result.metrics["kl_dequantized_base"] < merge.TOLERANCE[dtype]
+    bound = merge.TOLERANCE["bfloat16" if merge._multiplies_in_bf16("cpu") else dtype]
+    assert result.metrics["kl"] == result.metrics["kl_dequantized_base"] < bound
     assert result.metrics["kl_plain_base"] > 10 * result.metrics["kl"]  # what the adapter had learned to correct
     before, after = _tensors(tiny_model), _tensors(job.payload)
     assert after[merging.EMBEDDING].equal(before[merging.EMBEDDING].to(after[merging.EMBEDDING].dtype))  # no 4-bit embedding

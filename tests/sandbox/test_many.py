@@ -4,6 +4,7 @@ only from one. What plain Python says to such programs is compared in test_behav
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,8 @@ SAME = {
     "order of sets": "print({'alpha', 'beta', 'gamma'}, {input(): 1})",
     "surrogates": "print(input().encode('utf-8', 'surrogateescape'))",
     "a large answer": "print('x' * 200_000)",
-    "memory": "x = [0] * 4_000_000\nprint(len(x))",  # 32 MB each time
-    "memory in a ring": "class A: pass\na = A()\na.a, a.x = a, [0] * 4_000_000\nprint(len(a.x))",
+    "memory": "x = [0] * 2_000_000\nprint(len(x))",  # 16 MB each time
+    "memory in a ring": "class A: pass\na = A()\na.a, a.x = a, [0] * 2_000_000\nprint(len(a.x))",
     "a long chain": "class A: pass\na = None\nfor _ in range(50_000):\n    b = A()\n    b.a, a = a, b\nprint(1)",
     "digits": "try: print(len(str(10 ** 5000)))\nexcept ValueError: print('none')",
 }
@@ -70,7 +71,6 @@ FAILING = {
     "output that is caught": "while True:\n        try: print('x' * 99_999)\n        except: break",
     "endless output that is caught": "while True:\n        try: print('x' * 99_999)\n        except: pass",
     "recursion": "def f(): f()\n    f()",
-    "a crash": "import sys\n    sys.setrecursionlimit(10**9)\n    def f(x): return list(map(f, [x]))\n    f(1)",
     "surrogate": "print('\\ud800')",
     "end of file": "input()",
     "warning": "import re\n    re.compile('[[a]b]')\n    n += 1",
@@ -91,9 +91,10 @@ def test_a_test_that_fails(name: str, where: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(judge, "MANY_TESTS", 99)
     alone = [judged(False), judged(True)]
     for one, other in zip(together, alone, strict=True):
-        assert (one.status, one.test, one.passed_tests, one.stderr, one.official, one.hung) == (
-            (other.status, other.test, other.passed_tests, other.stderr, other.official, other.hung)
+        assert (one.status, one.test, one.passed_tests, one.official, one.hung) == (
+            (other.status, other.test, other.passed_tests, other.official, other.hung)
         )
+        assert re.sub("0x[0-9a-f]+", "0x", one.stderr) == re.sub("0x[0-9a-f]+", "0x", other.stderr)  # an address is no two processes' alike
     assert together[0].test == where and together[1].passed_tests == 6
 
 

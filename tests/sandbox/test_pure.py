@@ -23,6 +23,19 @@ PURE = {
     "global of its own": "n = 0\ndef f(x):\n    global n\n    n += 1\n    return n",
 }  # fmt: skip
 NOT_PURE = {
+    "an import that hides a listed name when it runs": "if 1:\n    from heapq import heappush as q\n"
+    "from typing import sys as q\nq.modules['os']",
+    "a star that hides a listed name when it runs": "from heapq import heappush as modules\nfrom sys import *\nmodules['os']",
+    "an import that may not run": "def f():\n    from heapq import heappush as modules\nmodules['os']",
+    "two things of one name": "from math import floor as a\nfrom math import ceil as a",
+    "a listed import under a name of sys's": "from heapq import heappush as stdin\nfrom sys import stdin\nstdin.x = 1",
+    "what an error was raised on": "try: f.x\nexcept AttributeError as e: e.obj.y = 1",
+    "a list of deepcopy's own": "from copy import deepcopy\nclass M:\n    def get(self, k, d): d.append(1)\ndeepcopy([1], M())",
+    "a field that deepcopy calls": "from copy import deepcopy\nfrom collections import namedtuple\n"
+    "M = namedtuple('M', 'get')\ndeepcopy([1], M(print))",
+    "a table of re's": "from re import escape\nclass S(str):\n    def translate(self, t): t[1] = 1\nescape(S('a'))",
+    "a pattern's table": "import re\nre.compile('x').groupindex == f",
+    "a key of typing's cache": "from typing import List\nclass A:\n    def __hash__(self): return 1\na = A()\ndef g(x: List[a]): pass",
     "attribute of a module": "import math\nmath.seen = 1",
     "attribute of the prelude's module": "def f(x):\n    math.seen = 1",
     "module under another name": "import math\nm = math\nm.seen = 1",
@@ -103,6 +116,7 @@ PURE_STDIN = {
     "a name called open": "open_list = []\nprint(open_list)",
 }
 NOT_PURE_STDIN = {
+    "typing's own modules by annotation": "import typing\nx: typing.sys = 1",
     "open": "print(open(0).read())",
     "os": "import os\nprint(os.read(0, 9))",
     "the stream under another name": "import sys\nf = sys.stdin\nprint(f.read())",
@@ -189,6 +203,7 @@ def test_not_pure_on_stdin(name: str, stdin_reader: Reader) -> None:
 
 # Of those that only a function's star imports make so, or that are pure where a stream may be read
 _FUNCTIONS_ONLY = {
+    "an import that may not run",
     "attribute of the prelude's module",
     "builtins of the prelude",
     "random of the prelude",
