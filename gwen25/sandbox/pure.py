@@ -9,6 +9,7 @@ lies in its own namespace alone, running it again in a fresh namespace is the sa
 * of the library and the builtins only the names listed here: whatever else a program mentions that it did not get from itself is too much;
 * what of these could be given attributes (a class or function written in Python) only where it is called, so that it never gets another
   name, nor a subclass, under which an attribute could be set; a module only where one of these names is read from it;
+* every name that imports bind is one thing wherever it is bound, so that no listed one hides another;
 * no private attribute but on `self` and `cls`, no attribute that leads to frames or classes, no class pattern and no format field (both
   fetch attributes), no name with two underscores but the few listed, none of these given another value;
 * no `del` and no `except ... as` of a name that star imports or builtins give: it would come to light again;
@@ -209,9 +210,7 @@ class _Reading:
         """The names that an import binds, each with the library's own. A star brings more only where none came before the program."""
         if alias.name != "*":
             return [(alias.asname or alias.name, alias.name)]
-        library = __import__(module)
-        public = getattr(library, "__all__", None) or [name for name in vars(library) if not name.startswith("_")]
-        return [(name, name) for name in public] if self._streams else []
+        return [(name, name) for name in _public(__import__(module))] if self._streams else []
 
     def _learned(self, module: str, name: str, original: str) -> bool:
         """A name that stood for what takes attributes goes on as one: which import comes last when it runs cannot be seen here."""
@@ -348,12 +347,17 @@ def _brings(node: ast.Import | ast.ImportFrom) -> list[tuple[str, Any]]:
     if node.level or (node.module not in LISTED and node.module != "typing"):
         return []  # refused elsewhere, but for __future__
     library = __import__(node.module)
-    public = getattr(library, "__all__", None) or [name for name in vars(library) if not name.startswith("_")]
+    public = _public(library)
     stars = [(name, name) for name in public]
     pairs = [pair for alias in node.names for pair in (stars if alias.name == "*" else [(alias.asname or alias.name, alias.name)])]
     foreign = object()  # what typing did not mean to give
     values = [foreign if node.module == "typing" and name not in public else getattr(library, name, None) for _, name in pairs]
     return [(name, getattr(value, "__origin__", None) or value) for (name, _), value in zip(pairs, values, strict=True)]
+
+
+def _public(library: Any) -> list[str]:
+    """What a star brings."""
+    return getattr(library, "__all__", None) or [name for name in vars(library) if not name.startswith("_")]
 
 
 def _leaves_tables_alone(nodes: list[ast.AST]) -> bool:

@@ -135,10 +135,10 @@ class Slot:
         with contextlib.ExitStack() as stack:
             stdin, stdout, stderr = (memory_file(stack, name) for name in ("stdin", "stdout", "stderr"))
             # many inputs and outputs lie in the first two, and a program sees two others, which hold those of one test
-            own = [memory_file(stack, name) for name in ("stdin", "stdout")] if request["many"] and request["func_name"] is None else []
+            apart = [memory_file(stack, name) for name in ("stdin", "stdout")] if request["many"] and request["func_name"] is None else []
             if os.pwrite(stdin, data, 0) != len(data):
                 raise SandboxUnavailable(f"no memory for an input of {len(data)} bytes")
-            ended, exit_code, cpu, wall, peak, own = self._ask(request, [source, stdin, stdout, stderr, *own], limits)
+            ended, exit_code, cpu, wall, peak, own = self._ask(request, [source, stdin, stdout, stderr, *apart], limits)
             self._peak = self._peak or own
             self.grown = own > self._peak + GROWN_BYTES
             error = _tail(stderr)
