@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -76,6 +77,27 @@ def make(*, rows: Sequence[dict[str, Any]], redraws: int, samples: Path, every: 
     return Trainer(rows=rows, redraws=redraws, samples=samples, every=every, **options)
 
 
+@contextmanager
+def as_computed(model: Any, kind: str | None) -> Iterator[None]:
+    """LoRA's float32 matrices in the type that autocast makes of them at every token, made once: the same bits in four fifths of the time.
+
+    SmolLM2-135M, 32 sequences on 2 cores: 265 ms a token instead of 330. DoRA computes with its matrices elsewhere too, and keeps them.
+    """
+    import torch
+
+    plain = kind is not None and not any(config.use_dora for config in model.peft_config.values())
+    named = model.named_parameters() if plain else ()
+    matrices = [each for name, each in named if (".lora_A." in name or ".lora_B." in name) and each.dtype == torch.float32]
+    exact = [each.data for each in matrices]
+    try:
+        for each in matrices:
+            each.data = each.data.to(getattr(torch, str(kind)))
+        yield
+    finally:
+        for each, data in zip(matrices, exact, strict=True):
+            each.data = data
+
+
 class Groups(Base):  # type: ignore[misc]
     """What `make` adds to TRL's trainer."""
 
@@ -113,6 +135,12 @@ class Groups(Base):  # type: ignore[misc]
             self._metrics["train"][f"redraw/{name}"].append(float(value))
         self._metrics["train"]["redraw/reward_before"].append(before)
         return self._hand_out(drawn, prompts)
+
+    def _generate_single_turn(self, *arguments: Any, **options: Any) -> tuple[Any, ...]:
+        kind = None if self.use_vllm else "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else None  # vLLM's are merged
+        with as_computed(self.model, kind):
+            made: tuple[Any, ...] = super()._generate_single_turn(*arguments, **options)
+        return made
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
         """The rewards of the draws that a batch was put together from, where it was."""

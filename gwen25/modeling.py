@@ -180,7 +180,18 @@ def load_base(
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config = generation_config(tokenizer, format)
+    if device == "cpu" and kind != torch.float32:
+        model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[no-untyped-call]
     return model
+
+
+def _contiguous(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The last hidden states, (batch, 1, width), as a matrix of their own.
+
+    As the slice of a prompt's that `generate` makes of them, torch 2.13 multiplies them in 16 bits on a CPU by `batch` copies of the
+    whole matrix: 32 prompts by 49,152 x 576 numbers took 3.4 s and 1.8 GB, and take 20 ms as a matrix.
+    """
+    return (inputs[0].contiguous(), *inputs[1:])
 
 
 def _quiet() -> None:

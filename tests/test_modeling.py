@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gwen25 import modeling, models
 from gwen25.chat import FORMATS
 from gwen25.errors import BadInput, Unavailable
+from gwen25.grpo_trainer import as_computed
 from gwen25.job import Job
 from gwen25.samples import tiny
 from tests.pipelines import training_jobs as jobs
@@ -130,6 +132,48 @@ def test_the_base_stops_at_both_tokens_and_has_no_limit_of_its_own(tiny_model: P
     assert model.dtype == torch.bfloat16 and model.config.eos_token_id == tokenizer.eos_token_id
     assert model.generation_config.eos_token_id == modeling.stop_ids(tokenizer, FORMAT)
     assert model.generation_config.max_new_tokens is None  # the base ships 2048
+
+
+def test_sampling_in_sixteen_bits_multiplies_one_matrix(tiny_model: Path) -> None:
+    """The hidden states that `generate` hands to the head are a slice of the prompts': torch would copy the head once a prompt."""
+    import torch
+
+    tokenizer = modeling.load_tokenizer(tiny_model, FORMAT)
+    model = modeling.load_base(tiny_model, tokenizer, FORMAT, dtype="bfloat16")
+    states = torch.randn(4, 9, model.config.hidden_size, dtype=torch.bfloat16)[:, -1:, :]
+    head = model.get_output_embeddings()
+    with torch.no_grad(), torch.profiler.profile() as found:
+        logits = head(states)
+    assert not states.is_contiguous() and "aten::bmm" not in {event.name for event in found.events()}
+    torch.testing.assert_close(logits, states @ head.weight.T)
+
+
+@pytest.mark.parametrize("load_in_4bit", [False, True], ids=["16bit", "4bit"])
+def test_lora_is_cast_once_for_a_sampling_with_the_same_bits(tmp_path: Path, tiny_model: Path, load_in_4bit: bool) -> None:
+    import torch
+
+    made = jobs.trained_adapter(tmp_path / "adapter", tiny_model)
+    tokenizer = modeling.load_tokenizer(tiny_model, FORMAT)
+    base = modeling.load_base(tiny_model, tokenizer, FORMAT, dtype="bfloat16", load_in_4bit=load_in_4bit)
+    model = modeling.load_adapter(base, made.payload, trainable=True).eval()
+    before = _trained(model)
+    ids = tokenizer(["print the sum", "print the first"], return_tensors="pt", padding=True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        usual = model(**ids).logits
+        with model.disable_adapter():
+            bare = model(**ids).logits
+        with as_computed(model, "bfloat16"):
+            kinds = {kind for _, kind in _trained(model).values()}
+            once = model(**ids).logits
+    assert kinds == {torch.bfloat16} and torch.equal(once, usual) and not torch.equal(once, bare)
+    assert _trained(model) == before
+    with as_computed(model, None):
+        assert _trained(model) == before
+
+
+def _trained(model: Any) -> dict[str, tuple[int, Any]]:
+    """Where each trained parameter lies, and its type."""
+    return {name: (each.data_ptr(), each.dtype) for name, each in model.named_parameters() if each.requires_grad}
 
 
 def test_nf4_weights_train_lora_in_float32(tmp_path: Path, tiny_model: Path) -> None:

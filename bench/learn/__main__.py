@@ -27,7 +27,6 @@ from gwen25.artifacts import Artifact, Manifest
 from gwen25.errors import BadInput, Gwen25Error
 
 HELDOUT: Final = 66  # problems of each group
-REPLAY: Final = 3  # every third wording that SFT was taught is a problem of GRPO too, a quarter of all: without any, GRPO unlearned a fifth
 SAMPLED: Final = {"evaluate.n": 4, "evaluate.temperature": 0.7, "evaluate.top_p": 1.0}
 BASE: Final = {"evaluate.prompt": "both", "evaluate.max_tokens": 200}  # it talks before it answers; zero-shot, and after a worked example
 GREEDY: Final = {"evaluate.n": 1, "evaluate.temperature": 0}
@@ -143,7 +142,7 @@ class _Run:
     def __init__(self, arguments: argparse.Namespace, seed: int, settings: Mapping[str, Any], heldout: Path, results: dict[str, Any]):
         self.profile, self.seed, self.out, self.results = arguments.profile, seed, arguments.out, results
         problems = list(tasks.grpo_problems(seed))
-        replay = list(tasks.replay_problems(seed))[::REPLAY]
+        replay = list(tasks.replay_problems(seed))
         rows = _write(arguments.out / f"rows-{seed}.jsonl", tasks.sft_rows(seed))
         mixed = _write(arguments.out / f"problems-{seed}.jsonl", [*problems, *replay])
         self.settings = {**settings, "seed": seed, "dataset.source": str(rows), "dataset.grpo_source": str(mixed)}

@@ -78,8 +78,9 @@ def grpo_problems(seed: int) -> Iterator[dict[str, Any]]:
 
 
 def replay_problems(seed: int) -> Iterator[dict[str, Any]]:
-    """The wordings that SFT is taught with, as problems: what GRPO is not to unlearn."""
-    for family, number, statement, constant in _trained("sft", seed):
+    """SFT's families as problems: what GRPO is not to unlearn. Other draws of words and constants than SFT's own, for a problem that was
+    learnt by heart passes in all samples, has no spread, and teaches nothing."""
+    for family, number, statement, constant in _trained("sft", f"{seed}:replay"):
         yield _problem(family, f"{family.name}-r{number}", statement, constant, f"{seed}:train")
 
 
@@ -94,7 +95,7 @@ def heldout_problems(group: Group) -> Iterator[dict[str, Any]]:
                 yield _problem(family, f"{family.name}-h{number}", statement, constant, "heldout")
 
 
-def _trained(group: Group, seed: int) -> Iterator[tuple[Family, int, str, str]]:
+def _trained(group: Group, seed: int | str) -> Iterator[tuple[Family, int, str, str]]:
     for family in FAMILIES.values():
         if family.group == group:
             for number, frame in enumerate(TRAINED_FRAMES):
