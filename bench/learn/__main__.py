@@ -44,6 +44,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "sft.gradient_accumulation_steps": 1,
     "sft.lr_scheduler_type": "cosine",
     "sft.save_steps": 25,
+    "sft.gradient_checkpointing": False,  # 135M parameters and 64 tokens: there is memory enough
     "grpo.learning_rate": 8e-5,
     "grpo.per_device_train_batch_size": 16,
     "grpo.gradient_accumulation_steps": 2,
@@ -54,6 +55,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "grpo.temperature": 1.0,
     "grpo.max_completion_length": 64,
     "grpo.save_steps": 5,
+    "grpo.gradient_checkpointing": False,
     "evaluate.max_tokens": 64,
     "evaluate.batch_size": 64,
 }

@@ -192,19 +192,25 @@ class Local:
 
 
 @dataclass
-class Gguf:
-    """A GGUF in llama.cpp, in this process, on the CPU; one sequence at a time."""
+class _Alone:
+    """What takes one sequence at a time."""
 
     model: Model
-    loaded: llamacpp.LlamaCpp
-    kind: str = "llama.cpp"
-    at_once: int = 1
-    prompts: Pace = field(default_factory=Pace)
-    generated: Pace = field(default_factory=Pace)
+    at_once: int = field(default=1, init=False)
+    prompts: Pace = field(default_factory=Pace, init=False)
+    generated: Pace = field(default_factory=Pace, init=False)
 
     @property
     def name(self) -> str:
         return self.model.name
+
+
+@dataclass
+class Gguf(_Alone):
+    """A GGUF in llama.cpp, in this process, on the CPU."""
+
+    loaded: llamacpp.LlamaCpp
+    kind = "llama.cpp"
 
     @property
     def vocabulary(self) -> int:
@@ -234,18 +240,10 @@ class Gguf:
 
 
 @dataclass
-class Served:
+class Served(_Alone):
     """A name at the Ollama server that OLLAMA_HOST names. It tells no distributions, and renders the messages itself."""
 
-    model: Model
-    kind: str = "ollama"
-    at_once: int = 1
-    prompts: Pace = field(default_factory=Pace)
-    generated: Pace = field(default_factory=Pace)
-
-    @property
-    def name(self) -> str:
-        return self.model.name
+    kind = "ollama"
 
     @property
     def vocabulary(self) -> None:
