@@ -41,7 +41,7 @@ def run(job: Job) -> Result:
         return _not_measured(job)
     shape = modeling.chat_format(gguf.facts, "the GGUF")
     exam = _exam(job, shape)
-    settings = Settings(config.dtype, modeling.prepare(job), config.batch_size, job.runtime.num_threads, exam.context)
+    settings = Settings(config.dtype, modeling.prepare(job), config.batch_size, job.runtime.num_threads, exam.context, job.at_once)
     with opened(Model("model", f"merge:{merged.key[:8]}", str(merged.payload), shape), settings) as form:
         assert isinstance(form, Local)
         reference = refer(form, exam, positions=config.positions, top=config.top_k, tell=_telling(job))

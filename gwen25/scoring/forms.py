@@ -24,6 +24,7 @@ from gwen25.generate import plan
 from gwen25.gguf_header import read_header
 from gwen25.references import Model
 from gwen25.scoring.divergence import Next
+from gwen25.slices import in_slices
 
 
 class Question(NamedTuple):
@@ -95,13 +96,15 @@ class Form(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How forms are run here. `context` bounds prompt and answer in llama.cpp, in tokens; `batch_size` is Transformers'."""
+    """How forms are run here. `context` bounds prompt and answer in llama.cpp, in tokens; `batch_size` is Transformers', of which
+    `at_once` are in memory together (see `slices`; None: all)."""
 
     dtype: str = "float32"
     device: str = "cpu"
     batch_size: int = 8
     threads: int | None = None
     context: int = 4096
+    at_once: int | None = None
 
 
 @contextmanager
@@ -138,7 +141,7 @@ class Local:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.name, self._path, self._settings = model.name, Path(model.path), settings
-        self.at_once, self.prompts, self.generated = settings.batch_size, Pace(), Pace()
+        self.at_once, self.prompts, self.generated = min(settings.batch_size, settings.at_once or settings.batch_size), Pace(), Pace()
         self._tokenizer = modeling.load_tokenizer(directory, model.format)
         self._stop = modeling.stop_ids(self._tokenizer, model.format)
         loaded: Any = modeling.load_base(directory, self._tokenizer, model.format, dtype=settings.dtype, device=settings.device)
@@ -169,7 +172,8 @@ class Local:
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         with torch.inference_mode():
-            made = self._model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_tokens)
+            generate = in_slices(self._model.generate, self._settings.at_once)
+            made = generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_tokens)
         return [row.tolist() for row in made[:, width:]]
 
     def _answer(self, ids: Sequence[int]) -> Answer:

@@ -28,8 +28,10 @@ def test_there_are_enough_families_of_each_group_and_no_task_twice() -> None:
 def test_no_held_out_wording_is_trained_on_whatever_the_seed() -> None:
     heldout = {row["question_content"] for group in GROUPS for row in tasks.heldout_problems(group)}
     for seed in range(3):
-        trained = {row["input"] for row in tasks.sft_rows(seed)} | {row["question_content"] for row in tasks.grpo_problems(seed)}
-        assert not heldout & trained
+        taught = {row["input"] for row in tasks.sft_rows(seed)}
+        asked, again = ([row["question_content"] for row in rows(seed)] for rows in (tasks.grpo_problems, tasks.replay_problems))
+        assert not heldout & (taught | {*asked, *again})
+        assert len(again) == len(asked) and len([each for each in again if each in taught]) < len(again) / 2  # not by heart
         families = {row["question_title"] for row in tasks.grpo_problems(seed)} | {
             row["id"].rpartition("-")[0] for row in tasks.sft_rows(seed)
         }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gwen25 import gguf_writer, llamacpp, samples
+from gwen25 import gguf_writer, llamacpp, samples, slices
 from gwen25.chat import FORMATS
 from gwen25.config import ScoreConfig, load_config
 from gwen25.errors import BadInput
@@ -90,6 +93,25 @@ def test_the_payload_is_the_same_a_second_time_and_the_speeds_stand_aside(
     first, second = ({file.name: file.read_bytes() for file in one.payload.iterdir()} for one in (job, again))
     assert first == second and sorted(first) == ["answers.jsonl", "report.md", "score.json"]
     assert json.loads((again.aside / "score.json").read_text())["score"]["tokens_per_second"] > 0
+
+
+def test_fewer_sequences_at_once_give_the_same_payload(
+    whole: tuple[Job, Result], merged: Path, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes after an attempt that ran out of memory as it sampled: the phase and its rows are what the retry goes by."""
+    seen: list[tuple[str, int]] = []
+
+    @contextmanager
+    def phase(name: str, rows: int) -> Iterator[None]:
+        seen.append((name, rows))
+        yield
+
+    monkeypatch.setattr(slices, "phase", phase)
+    job, _ = whole
+    again = replace(make_job(tmp_path, merged, gguf, batch_size=3), at_once=2)
+    score.run(again)
+    assert set(seen) == {("sampling", 2)}
+    assert (again.payload / "answers.jsonl").read_bytes() == (job.payload / "answers.jsonl").read_bytes()
 
 
 @needs_llamacpp
