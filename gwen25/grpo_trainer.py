@@ -78,24 +78,26 @@ def make(*, rows: Sequence[dict[str, Any]], redraws: int, samples: Path, every: 
 
 
 @contextmanager
-def as_computed(model: Any, kind: str | None) -> Iterator[None]:
-    """LoRA's float32 matrices in the type that autocast makes of them at every token, made once: the same bits in four fifths of the time.
+def lora_as(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
+    """LoRA's float32 matrices in the type in which autocast multiplies them where the loss is computed; None changes nothing.
 
-    SmolLM2-135M, 32 sequences on 2 cores: 265 ms a token instead of 330. DoRA computes with its matrices elsewhere too, and keeps them.
+    TRL samples without autocast, so LoRA would compute in float32: another policy than the one trained, by roundings, and slower
+    (docs/log.md). Other parameters stand in the modules for the time: the own ones keep their bits, and DDP its hooks on them. DoRA
+    computes with its matrices elsewhere too, and keeps them.
     """
     import torch
 
-    plain = kind is not None and not any(config.use_dora for config in model.peft_config.values())
-    named = model.named_parameters() if plain else ()
-    matrices = [each for name, each in named if (".lora_A." in name or ".lora_B." in name) and each.dtype == torch.float32]
-    exact = [each.data for each in matrices]
+    plain = dtype is not None and not any(config.use_dora for config in model.peft_config.values())
+    named = model.named_modules() if plain else ()
+    layers = [layer for name, layer in named if (".lora_A." in name or ".lora_B." in name) and layer.weight.requires_grad]
+    own = [layer.weight for layer in layers]
     try:
-        for each in matrices:
-            each.data = each.data.to(getattr(torch, str(kind)))
+        for layer, weight in zip(layers, own, strict=True):
+            layer.weight = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
         yield
     finally:
-        for each, data in zip(matrices, exact, strict=True):
-            each.data = data
+        for layer, weight in zip(layers, own, strict=True):
+            layer.weight = weight
 
 
 class Groups(Base):  # type: ignore[misc]
@@ -137,8 +139,10 @@ class Groups(Base):  # type: ignore[misc]
         return self._hand_out(drawn, prompts)
 
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> tuple[Any, ...]:
-        kind = None if self.use_vllm else "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else None  # vLLM's are merged
-        with as_computed(self.model, kind):
+        import torch
+
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+        with lora_as(self.model, None if self.use_vllm else dtype):  # vLLM is given merged weights
             made: tuple[Any, ...] = super()._generate_single_turn(*arguments, **options)
         return made
 

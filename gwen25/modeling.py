@@ -180,17 +180,24 @@ def load_base(
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config = generation_config(tokenizer, format)
-    if device == "cpu" and kind != torch.float32:
-        model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[no-untyped-call]
+    contiguous_head(model)
     return model
 
 
-def _contiguous(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """The last hidden states, (batch, 1, width), as a matrix of their own.
+def contiguous_head(model: PreTrainedModel) -> None:
+    """Have the head of a 16-bit model on a CPU multiply its input as one matrix.
 
-    As the slice of a prompt's that `generate` makes of them, torch 2.13 multiplies them in 16 bits on a CPU by `batch` copies of the
-    whole matrix: 32 prompts by 49,152 x 576 numbers took 3.4 s and 1.8 GB, and take 20 ms as a matrix.
+    `generate` gives it the last of the prompts' hidden states, (batch, 1, width), a slice. Torch 2.13 multiplies that by `batch` copies
+    of the head: 32 prompts by 49,152 x 576 numbers took 3.4 s and 1.8 GB, and take 20 ms, to the same bits but for a rounding here
+    and there. Not reached where PEFT trains tokens, whose layer computes the head itself.
     """
+    import torch
+
+    if model.device.type == "cpu" and model.dtype != torch.float32:
+        model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[no-untyped-call]
+
+
+def _contiguous(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return (inputs[0].contiguous(), *inputs[1:])
 
 

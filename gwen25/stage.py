@@ -55,7 +55,7 @@ STAGES: Final[dict[str, Stage]] = {
     for stage in (
         Stage("dataset", 2, {}),
         Stage("sft", 2, {"dataset": "dataset"}, gpu=True, trains=True),
-        Stage("grpo", 2, {"dataset": "dataset", "sft": "sft"}, gpu=True, trains=True),
+        Stage("grpo", 3, {"dataset": "dataset", "sft": "sft"}, gpu=True, trains=True),
         Stage("adapters", 2, {"adapter": "grpo"}),
         Stage("merge", 2, {"adapter": "adapters"}, gpu=True),
         Stage("gguf", 3, {"model": "merge"}),

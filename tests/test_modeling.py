@@ -9,14 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gwen25 import modeling, models
 from gwen25.chat import FORMATS
 from gwen25.errors import BadInput, Unavailable
-from gwen25.grpo_trainer import as_computed
+from gwen25.grpo_trainer import lora_as
 from gwen25.job import Job
 from gwen25.samples import tiny
 from tests.pipelines import training_jobs as jobs
@@ -149,31 +148,32 @@ def test_sampling_in_sixteen_bits_multiplies_one_matrix(tiny_model: Path) -> Non
 
 
 @pytest.mark.parametrize("load_in_4bit", [False, True], ids=["16bit", "4bit"])
-def test_lora_is_cast_once_for_a_sampling_with_the_same_bits(tmp_path: Path, tiny_model: Path, load_in_4bit: bool) -> None:
+def test_grpo_samples_with_the_bits_that_its_loss_is_computed_with(tmp_path: Path, tiny_model: Path, load_in_4bit: bool) -> None:
+    """The loss is computed under autocast, TRL's sampling is not."""
     import torch
 
     made = jobs.trained_adapter(tmp_path / "adapter", tiny_model)
     tokenizer = modeling.load_tokenizer(tiny_model, FORMAT)
     base = modeling.load_base(tiny_model, tokenizer, FORMAT, dtype="bfloat16", load_in_4bit=load_in_4bit)
-    model = modeling.load_adapter(base, made.payload, trainable=True).eval()
-    before = _trained(model)
+    model = modeling.load_adapter(base, made.payload, trainable=True)
+    own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    hooks = [parameter.view_as(parameter).grad_fn.next_functions[0][0] for parameter in own.values()]  # where DDP hangs its own
     ids = tokenizer(["print the sum", "print the first"], return_tensors="pt", padding=True)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        usual = model(**ids).logits
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**ids).logits
         with model.disable_adapter():
             bare = model(**ids).logits
-        with as_computed(model, "bfloat16"):
-            kinds = {kind for _, kind in _trained(model).values()}
-            once = model(**ids).logits
-    assert kinds == {torch.bfloat16} and torch.equal(once, usual) and not torch.equal(once, bare)
-    assert _trained(model) == before
-    with as_computed(model, None):
-        assert _trained(model) == before
-
-
-def _trained(model: Any) -> dict[str, tuple[int, Any]]:
-    """Where each trained parameter lies, and its type."""
-    return {name: (each.data_ptr(), each.dtype) for name, each in model.named_parameters() if each.requires_grad}
+        with lora_as(model, torch.bfloat16):
+            sampling = model(**ids).logits
+            assert not any(parameter.dtype == torch.float32 for name, parameter in model.named_parameters() if "lora_" in name)
+        alone = model(**ids).logits
+        with lora_as(model, None):
+            unchanged = model(**ids).logits
+    assert torch.equal(sampling, loss) and not torch.equal(sampling, bare) and torch.equal(alone, unchanged)
+    now = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert list(now) == list(own) and all(now[name] is own[name] for name in own)
+    assert [parameter.view_as(parameter).grad_fn.next_functions[0][0] for parameter in now.values()] == hooks
 
 
 def test_nf4_weights_train_lora_in_float32(tmp_path: Path, tiny_model: Path) -> None:

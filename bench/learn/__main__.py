@@ -3,8 +3,8 @@
     python -m bench.learn --seeds 0 1 2 --out build/learn  two idle cores: an hour and more a seed with its control, and one for the base
     python -m bench.learn --profile smoke --seeds 0 --out DIR    the same on the tiny model: minutes, and it learns nothing
 
-For each seed: SFT on the `sft` families, GRPO by execution on the `grpo` families with some of the former mixed in, and a control, the
-same GRPO with its rewards shuffled. Base, SFT, GRPO and control answer the same held-out wordings of all three groups, four samples at
+For each seed: SFT on the `sft` families, GRPO by execution on as many problems of the `grpo` families as of the former, and a control,
+the same GRPO with its rewards shuffled. Base, SFT, GRPO and control answer the same held-out wordings of all three groups, four samples at
 temperature 0.7 and one greedy. Every step is a node of the store: a run that was cut off goes on, and a second one is read, not made.
 A seed takes the better part of an hour: `--known results.json` adds those of another day or machine, of the same settings.
 

@@ -78,8 +78,8 @@ def grpo_problems(seed: int) -> Iterator[dict[str, Any]]:
 
 
 def replay_problems(seed: int) -> Iterator[dict[str, Any]]:
-    """SFT's families as problems: what GRPO is not to unlearn. Other draws of words and constants than SFT's own, for a problem that was
-    learnt by heart passes in all samples, has no spread, and teaches nothing."""
+    """SFT's families as problems: what GRPO is not to unlearn. Drawn anew, so that a seventh at most is worded as SFT's rows are: a
+    problem that was learnt by heart passes in all samples, has no spread, and teaches nothing."""
     for family, number, statement, constant in _trained("sft", f"{seed}:replay"):
         yield _problem(family, f"{family.name}-r{number}", statement, constant, f"{seed}:train")
 

@@ -140,7 +140,7 @@ class Local:
         directory = model.base or Path(model.path)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        self.name, self._path, self._settings = model.name, Path(model.path), settings
+        self.name, self._path, self._settings, self._format = model.name, Path(model.path), settings, model.format
         self.at_once, self.prompts, self.generated = min(settings.batch_size, settings.at_once or settings.batch_size), Pace(), Pace()
         self._tokenizer = modeling.load_tokenizer(directory, model.format)
         self._stop = modeling.stop_ids(self._tokenizer, model.format)
@@ -172,9 +172,15 @@ class Local:
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         with torch.inference_mode():
-            generate = in_slices(self._model.generate, self._settings.at_once)
-            made = generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_tokens)
+            made = in_slices(self._model.generate, self._settings.at_once)(
+                input_ids=ids, attention_mask=mask, generation_config=self._greedy(max_tokens)
+            )
         return [row.tolist() for row in made[:, width:]]
+
+    def _greedy(self, max_tokens: int) -> Any:
+        config = modeling.generation_config(self._tokenizer, self._format)
+        config.do_sample, config.max_new_tokens = False, max_tokens
+        return config
 
     def _answer(self, ids: Sequence[int]) -> Answer:
         kept, truncated = ended(ids, self._stop)
@@ -196,7 +202,7 @@ class Local:
 
 
 @dataclass
-class _Alone:
+class _OneByOne:
     """What takes one sequence at a time."""
 
     model: Model
@@ -210,7 +216,7 @@ class _Alone:
 
 
 @dataclass
-class Gguf(_Alone):
+class Gguf(_OneByOne):
     """A GGUF in llama.cpp, in this process, on the CPU."""
 
     loaded: llamacpp.LlamaCpp
@@ -244,7 +250,7 @@ class Gguf(_Alone):
 
 
 @dataclass
-class Served(_Alone):
+class Served(_OneByOne):
     """A name at the Ollama server that OLLAMA_HOST names. It tells no distributions, and renders the messages itself."""
 
     kind = "ollama"

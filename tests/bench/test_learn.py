@@ -31,7 +31,7 @@ def test_no_held_out_wording_is_trained_on_whatever_the_seed() -> None:
         taught = {row["input"] for row in tasks.sft_rows(seed)}
         asked, again = ([row["question_content"] for row in rows(seed)] for rows in (tasks.grpo_problems, tasks.replay_problems))
         assert not heldout & (taught | {*asked, *again})
-        assert len(again) == len(asked) and len([each for each in again if each in taught]) < len(again) / 2  # not by heart
+        assert len(again) == len(asked) and sum(each in taught for each in again) < len(again) / 5  # few by heart
         families = {row["question_title"] for row in tasks.grpo_problems(seed)} | {
             row["id"].rpartition("-")[0] for row in tasks.sft_rows(seed)
         }
