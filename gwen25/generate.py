@@ -34,7 +34,6 @@ from urllib.parse import urlsplit
 from gwen25.chat import THINK_CLOSE, ChatFormat
 from gwen25.data import Message
 from gwen25.errors import BadInput, Unavailable
-from gwen25.modeling import contiguous_head
 from gwen25.out_of_memory import phase, recognise
 from gwen25.slices import in_slices
 
@@ -155,7 +154,6 @@ class Transformers:
             if recognise(error) is not None:
                 raise
             raise BadInput(f"{model} cannot be loaded: {' '.join(str(error).split())[:400]}") from error
-        contiguous_head(loaded)
         self._model = loaded.eval()
         self._format, self._batch_size, self._at_once = chat_format, batch_size, at_once
         self._stop = self._stop_ids()

@@ -180,24 +180,18 @@ def load_base(
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config = generation_config(tokenizer, format)
-    contiguous_head(model)
+    if device == "cpu" and kind != torch.float32:
+        model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[no-untyped-call]
     return model
 
 
-def contiguous_head(model: PreTrainedModel) -> None:
+def _contiguous(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """Have the head of a 16-bit model on a CPU multiply its input as one matrix.
 
-    `generate` gives it the last of the prompts' hidden states, (batch, 1, width), a slice. Torch 2.13 multiplies that by `batch` copies
-    of the head: 32 prompts by 49,152 x 576 numbers took 3.4 s and 1.8 GB, and take 20 ms, to the same bits but for a rounding here
-    and there. Not reached where PEFT trains tokens, whose layer computes the head itself.
+    `generate` gives it the last of the prompts' hidden states, (batch, 1, width), a slice. Where the head is frozen, as below an
+    adapter, torch 2.13 multiplies that by `batch` copies of it: 32 prompts by 49,152 x 576 numbers took 3.4 s and 1.8 GB, and take
+    20 ms, to the same bits but for a rounding here and there. Not reached where PEFT trains tokens, whose layer computes the head.
     """
-    import torch
-
-    if model.device.type == "cpu" and model.dtype != torch.float32:
-        model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[no-untyped-call]
-
-
-def _contiguous(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return (inputs[0].contiguous(), *inputs[1:])
 
 

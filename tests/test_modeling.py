@@ -134,11 +134,11 @@ def test_the_base_stops_at_both_tokens_and_has_no_limit_of_its_own(tiny_model: P
 
 
 def test_sampling_in_sixteen_bits_multiplies_one_matrix(tiny_model: Path) -> None:
-    """The hidden states that `generate` hands to the head are a slice of the prompts': torch would copy the head once a prompt."""
+    """The hidden states that `generate` hands to the head are a slice of the prompts': torch would copy a frozen head once a prompt."""
     import torch
 
     tokenizer = modeling.load_tokenizer(tiny_model, FORMAT)
-    model = modeling.load_base(tiny_model, tokenizer, FORMAT, dtype="bfloat16")
+    model = modeling.load_base(tiny_model, tokenizer, FORMAT, dtype="bfloat16").requires_grad_(False)
     states = torch.randn(4, 9, model.config.hidden_size, dtype=torch.bfloat16)[:, -1:, :]
     head = model.get_output_embeddings()
     with torch.no_grad(), torch.profiler.profile() as found:
