@@ -1,12 +1,17 @@
 """Does training teach the real SmolLM2-135M anything? The whole experiment, through the flow: `make learn`.
 
-    python -m bench.learn --seeds 0 1 2 --out build/learn  two idle cores: an hour and more a seed with its control, and one for the base
+    python -m bench.learn --seeds 0 1 2 --out build/learn        three seeds, their controls, and the base
+    python -m bench.learn --seeds --known FILE [FILE ...]        what is known, as one report; nothing is run
     python -m bench.learn --profile smoke --seeds 0 --out DIR    the same on the tiny model: minutes, and it learns nothing
 
-For each seed: SFT on the `sft` families, GRPO by execution on the `grpo` families with some of the former mixed in, and a control, the
-same GRPO with its rewards shuffled. Base, SFT, GRPO and control answer the same held-out wordings of all three groups, four samples at
+For each seed: SFT on the `sft` families, GRPO by execution on as many problems of the `grpo` families as of the former, and a control,
+the same GRPO with its rewards shuffled. Base, SFT, GRPO and control answer the same held-out wordings of all three groups, four samples at
 temperature 0.7 and one greedy. Every step is a node of the store: a run that was cut off goes on, and a second one is read, not made.
-A seed takes the better part of an hour: `--known results.json` adds those of another day or machine, of the same settings.
+
+On two idle cores with AMX a seed takes 15 minutes of SFT, 35 of GRPO, as many of its control, and 10 of answering; the base 40. One
+thread samples as fast as two, so two seeds side by side (OMP_NUM_THREADS=1, a GWEN25_HOME each) take the time of one and a half.
+`--known results.json` adds the seeds of another day or machine, of the same settings: those that docs/measurements.md tells of lie in
+`bench/learn/seen`.
 
 Writes results.json and report.md. Not here: the families (`families`), their tests (`tasks`), the arithmetic and the tables (`table`).
 """
@@ -27,7 +32,6 @@ from gwen25.artifacts import Artifact, Manifest
 from gwen25.errors import BadInput, Gwen25Error
 
 HELDOUT: Final = 66  # problems of each group
-REPLAY: Final = 3  # every third problem of SFT's families is GRPO's too, a quarter of all: without any, GRPO unlearned a fifth
 SAMPLED: Final = {"evaluate.n": 4, "evaluate.temperature": 0.7, "evaluate.top_p": 1.0}
 BASE: Final = {"evaluate.prompt": "both", "evaluate.max_tokens": 200}  # it talks before it answers; zero-shot, and after a worked example
 GREEDY: Final = {"evaluate.n": 1, "evaluate.temperature": 0}
@@ -40,23 +44,27 @@ SETTINGS: Final[dict[str, Any]] = {
     "dataset.max_length": 192,
     "dataset.max_prompt_length": 128,
     "sft.max_length": 192,
-    "sft.num_train_epochs": 1.5,
+    "sft.dtype": "bfloat16",  # several times as slow as float32 on a CPU without AMX and AVX512-BF16: then --set it and the other two
+    "sft.num_train_epochs": 3,
     "sft.per_device_train_batch_size": 8,
     "sft.gradient_accumulation_steps": 1,
     "sft.lr_scheduler_type": "cosine",
     "sft.save_steps": 25,
     "sft.gradient_checkpointing": False,  # 135M parameters and 64 tokens: there is memory enough
+    "grpo.dtype": "bfloat16",
     "grpo.learning_rate": 8e-5,
     "grpo.per_device_train_batch_size": 16,
     "grpo.gradient_accumulation_steps": 2,
     "grpo.num_generations": 8,
-    "grpo.max_steps": 20,
+    "grpo.max_steps": 40,
+    "grpo.redraw_zero_spread": 2,  # half of the groups have no spread: sampling others is the cheaper half of a step
     "grpo.warmup_steps": 2,
-    "grpo.beta": 0.04,
+    "grpo.beta": 0.1,
     "grpo.temperature": 1.0,
     "grpo.max_completion_length": 64,
     "grpo.save_steps": 5,
     "grpo.gradient_checkpointing": False,
+    "evaluate.dtype": "bfloat16",
     "evaluate.max_tokens": 64,
     "evaluate.batch_size": 64,
 }
@@ -81,10 +89,12 @@ def _tell(out: Path, results: Mapping[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.learn", description="does training teach a small model anything?")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: the report of what is known")
     parser.add_argument("--profile", choices=["cpu", "smoke"], default="cpu")
     parser.add_argument("--out", type=Path, default=Path("build/learn"), metavar="DIR")
-    parser.add_argument("--known", type=Path, metavar="FILE", help="results.json of other seeds, to be told beside these")
+    parser.add_argument(
+        "--known", type=Path, nargs="+", default=[], metavar="FILE", help="results.json of other seeds, to be told beside these"
+    )
     parser.add_argument("--no-control", dest="control", action="store_false", help="leave out the run with shuffled rewards")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="SECTION.KEY=JSON", help="one more difference")
     return parser
@@ -97,8 +107,10 @@ def _experiment(arguments: argparse.Namespace) -> None:
     heldout = _heldout(arguments.out)
     extra = {name: json.loads(value) for name, _, value in (text.partition("=") for text in arguments.sets)}
     told = {"settings": {**SETTINGS, **extra}, "profile": arguments.profile}
-    steps = _known(arguments.known, told, arguments.seeds)
-    results = {"machine": machine.facts(sys.executable), **told, "steps": steps}
+    results = {"machine": machine.facts(sys.executable), **told, "steps": _known(arguments.known, told, arguments.seeds)}
+    if not arguments.seeds:
+        _tell(arguments.out, results)
+        return
     with server.running():
         for seed in arguments.seeds:
             run = _Run(arguments, seed, {**_fitting(arguments.profile), **extra}, heldout, results)
@@ -108,14 +120,29 @@ def _experiment(arguments: argparse.Namespace) -> None:
             if arguments.control:
                 control = run.trained({"grpo.shuffle_rewards": True})
                 run.measured({"control": ""}, f"grpo:{control['grpo'].key}")
-        if not any(step["model"] == "base" for step in steps):  # the same for every seed; last, for it talks longer than all others
+        if not any(
+            step["model"] == "base" for step in results["steps"]
+        ):  # the same for every seed; last, for it talks longer than all others
             run.measured({"base": "", "base, one example": "base_prompt"}, "base", BASE)
 
 
-def _known(file: Path | None, told: Mapping[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """The steps of another results.json. Raises BadInput where its settings or held-out answers could not stand in one table with ours."""
-    if file is None:
-        return []
+def _known(files: Sequence[Path], told: Mapping[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """The steps of other results.json. Raises BadInput where one could not stand in one table with ours, or tells of a seed once more."""
+    steps: list[dict[str, Any]] = []
+    here = set(seeds)
+    for file in files:
+        found = _steps(file, told)
+        theirs = {step["seed"] for step in found if not step["model"].startswith("base")}  # the base has no seed of its own
+        if twice := sorted(theirs & here):
+            raise BadInput(f"{file} holds seed {twice[0]}, which comes twice then; leave it out of --seeds, or the file out of --known")
+        if any(step["model"].startswith("base") for step in steps):
+            found = [step for step in found if not step["model"].startswith("base")]
+        here |= theirs
+        steps += found
+    return steps
+
+
+def _steps(file: Path, told: Mapping[str, Any]) -> list[dict[str, Any]]:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         steps: list[dict[str, Any]] = results["steps"]
@@ -126,8 +153,6 @@ def _known(file: Path | None, told: Mapping[str, Any], seeds: Sequence[int]) -> 
         differ = [name for name in told["settings"] if theirs["settings"].get(name) != told["settings"][name]]
         what = ", ".join(differ) or "another profile"
         raise BadInput(f"{file}: made with other settings ({what}); give its --profile and --set, or leave it out")
-    if twice := sorted({step["seed"] for step in steps if step["model"] != "base"} & set(seeds)):
-        raise BadInput(f"{file} holds seed {twice[0]} already; leave it out of --seeds")
     return steps
 
 
@@ -145,7 +170,7 @@ class _Run:
     def __init__(self, arguments: argparse.Namespace, seed: int, settings: Mapping[str, Any], heldout: Path, results: dict[str, Any]):
         self.profile, self.seed, self.out, self.results = arguments.profile, seed, arguments.out, results
         problems = list(tasks.grpo_problems(seed))
-        replay = list(tasks.replay_problems(seed))[::REPLAY]
+        replay = list(tasks.replay_problems(seed))
         rows = _write(arguments.out / f"rows-{seed}.jsonl", tasks.sft_rows(seed))
         mixed = _write(arguments.out / f"problems-{seed}.jsonl", [*problems, *replay])
         self.settings = {**settings, "seed": seed, "dataset.source": str(rows), "dataset.grpo_source": str(mixed)}

@@ -96,11 +96,26 @@ def test_seeds_of_another_day_are_added_where_they_can_stand_beside(tmp_path: Pa
     steps = [{"seed": 0, "model": model} for model in ("base", "sft")]
     file = tmp_path / "results.json"
     file.write_text(json.dumps({**told, "machine": {}, "steps": steps}))
-    assert learn._known(file, told, [1, 2]) == steps and learn._known(None, told, [0]) == []
-    with pytest.raises(BadInput, match="holds seed 0 already"):
-        learn._known(file, told, [0, 1])
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**told, "machine": {}, "steps": [{"seed": 1, "model": "base"}, {"seed": 1, "model": "sft"}]}))
+    assert learn._known([file], told, [1, 2]) == steps and learn._known([], told, [0]) == []
+    assert learn._known([file, other], told, [2]) == [*steps, {"seed": 1, "model": "sft"}]  # one base is enough
+    with pytest.raises(BadInput, match="holds seed 0, which comes twice"):
+        learn._known([file], told, [0, 1])
+    with pytest.raises(BadInput, match="holds seed 0, which comes twice"):
+        learn._known([other, file, file], told, [])
     with pytest.raises(BadInput, match=r"other settings \(grpo.beta\)"):
-        learn._known(file, {**told, "settings": {**learn.SETTINGS, "grpo.beta": 0.1}}, [1])
+        learn._known([file], {**told, "settings": {**learn.SETTINGS, "grpo.beta": 0.5}}, [1])
     file.write_text("[]")
     with pytest.raises(BadInput, match=r"not a results\.json"):
-        learn._known(file, told, [1])
+        learn._known([file], told, [1])
+
+
+def test_what_was_seen_can_be_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The runs behind docs/measurements.md are of the settings that `make learn` has, and give its table."""
+    seen = sorted(Path(learn.__file__).with_name("seen").glob("*.json"))
+    assert learn.main(["--seeds", "--known", *map(str, seen), "--out", str(tmp_path)]) == 0
+    page = capsys.readouterr().out
+    document = (Path(learn.__file__).parents[2] / "docs" / "measurements.md").read_text(encoding="utf-8")
+    for row in (line for line in page.splitlines() if line.startswith("| sft -> grpo |")):
+        assert row in document
