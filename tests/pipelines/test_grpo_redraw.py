@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gwen25 import training
+from gwen25 import modeling, training
 from gwen25.data import read_jsonl
 from gwen25.grpo_trainer import Groups
 from gwen25.job import Input, Job, Result
@@ -171,20 +171,27 @@ def _in_a_process(rank: int, folder: str, request: dict[str, Any], port: int) ->
     section = jobs.config(**request["overrides"]).grpo
     inputs = {name: jobs.artifact(Path(path), name, facts) for name, (path, facts) in request["inputs"].items()}
     job = jobs.job("grpo", Path(folder), section, Path(request["base"]), inputs, PLANNED, micro_batch=A_STEP)
+    make, trainers = grpo.make_trainer, list[Any]()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "make_trainer", lambda *arguments: trainers.append(make(*arguments)) or trainers[-1])
         result, batches = _trained_on(job, patch)
+    weights = {
+        name: tensor.tolist() for name, tensor in modeling.adapter_state(trainers[0].model).items() if name.endswith("q_proj.lora_B.weight")
+    }
     told = [{"ids": [row["id"] for row in batch["rows"]], "advantages": batch["advantages"].tolist()} for batch in batches]
-    Path(folder, f"told-{rank}.json").write_text(json.dumps({"metrics": result.metrics, "batches": told}))
+    Path(folder, f"told-{rank}.json").write_text(json.dumps({"metrics": result.metrics, "batches": told, "weights": weights}))
 
 
 @pytest.mark.slow  # two processes import torch and train
-@pytest.mark.parametrize("group", [4, 8])  # of 8, half a group lies in each process
-def test_two_processes_share_what_is_drawn_again(tmp_path: Path, tiny_model: Path, inputs: dict[str, Input], group: int) -> None:
+@pytest.mark.parametrize(("group", "dtype"), [(4, "float32"), (8, "bfloat16")])  # of 8, half a group lies in each process
+def test_two_processes_share_what_is_drawn_again(
+    tmp_path: Path, tiny_model: Path, inputs: dict[str, Input], group: int, dtype: str
+) -> None:
     import socket
 
     import torch.multiprocessing as processes
 
-    overrides = {**STEPS, "grpo__redraw_zero_spread": 4, "grpo__num_generations": group, "grpo__max_steps": 3}
+    overrides = {**STEPS, "grpo__redraw_zero_spread": 4, "grpo__num_generations": group, "grpo__max_steps": 3, "grpo__dtype": dtype}
     told = {name: (str(given.path), dict(given.facts)) for name, given in inputs.items()}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -192,6 +199,7 @@ def test_two_processes_share_what_is_drawn_again(tmp_path: Path, tiny_model: Pat
     request = {"overrides": overrides, "inputs": told, "base": str(tiny_model)}
     processes.spawn(_in_a_process, (str(tmp_path / "work"), request, port), nprocs=2)
     parts = [json.loads((tmp_path / "work" / f"told-{rank}.json").read_text()) for rank in (0, 1)]
+    assert parts[0]["weights"] and parts[0]["weights"] == parts[1]["weights"], "gradients are those of both"
     order = grpo.schedule(ROWS, A_STEP // group, 3, 42)
     for step in range(3):
         ids = [name for part in parts for name in part["batches"][step]["ids"]]
