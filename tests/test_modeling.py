@@ -170,6 +170,10 @@ def test_grpo_samples_with_the_bits_that_its_loss_is_computed_with(tmp_path: Pat
         alone = model(**ids).logits
         with lora_as(model, None):
             unchanged = model(**ids).logits
+        model.peft_config["default"].use_dora = True  # DoRA's norms are computed with the matrices too
+        with lora_as(model, torch.bfloat16):
+            assert all(parameter.dtype == torch.float32 for name, parameter in model.named_parameters() if "lora_" in name)
+    assert not torch.equal(alone, loss), "or there would be nothing to do"
     assert torch.equal(sampling, loss) and not torch.equal(sampling, bare) and torch.equal(alone, unchanged)
     now = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert list(now) == list(own) and all(now[name] is own[name] for name in own)

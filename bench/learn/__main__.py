@@ -106,11 +106,13 @@ def _experiment(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     heldout = _heldout(arguments.out)
     extra = {name: json.loads(value) for name, _, value in (text.partition("=") for text in arguments.sets)}
-    told = {"settings": {**SETTINGS, **extra}, "profile": arguments.profile}
-    results = {"machine": machine.facts(sys.executable), **told, "steps": _known(arguments.known, told, arguments.seeds)}
+    told = {"settings": {**SETTINGS, **extra}, "profile": arguments.profile, "tasks": tasks.digest()}
+    machines, steps = _known(arguments.known, told, arguments.seeds)
+    results = {"machines": machines, **told, "steps": steps}
     if not arguments.seeds:
         _tell(arguments.out, results)
         return
+    machines.append({"seeds": " ".join(map(str, arguments.seeds)), **machine.facts(sys.executable)})
     with server.running():
         for seed in arguments.seeds:
             run = _Run(arguments, seed, {**_fitting(arguments.profile), **extra}, heldout, results)
@@ -126,34 +128,41 @@ def _experiment(arguments: argparse.Namespace) -> None:
             run.measured({"base": "", "base, one example": "base_prompt"}, "base", BASE)
 
 
-def _known(files: Sequence[Path], told: Mapping[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """The steps of other results.json. Raises BadInput where one could not stand in one table with ours, or tells of a seed once more."""
-    steps: list[dict[str, Any]] = []
+_Rows = list[dict[str, Any]]
+
+
+def _known(files: Sequence[Path], told: Mapping[str, Any], seeds: Sequence[int]) -> tuple[_Rows, _Rows]:
+    """Machines and steps of other results.json. Raises BadInput where one is of other settings or tasks, or tells of a seed once more."""
+    machines: _Rows = []
+    steps: _Rows = []
     here = set(seeds)
     for file in files:
-        found = _steps(file, told)
+        results = _results(file, told)
+        found = results["steps"]
         theirs = {step["seed"] for step in found if not step["model"].startswith("base")}  # the base has no seed of its own
         if twice := sorted(theirs & here):
             raise BadInput(f"{file} holds seed {twice[0]}, which comes twice then; leave it out of --seeds, or the file out of --known")
         if any(step["model"].startswith("base") for step in steps):
             found = [step for step in found if not step["model"].startswith("base")]
         here |= theirs
+        machines += results["machines"]
         steps += found
-    return steps
+    return machines, steps
 
 
-def _steps(file: Path, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _results(file: Path, told: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        steps: list[dict[str, Any]] = results["steps"]
-        theirs = {name: results[name] for name in told}
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        theirs = {name: results[name] for name in (*told, "machines", "steps")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file}: not a results.json of this experiment ({type(error).__name__}: {error})") from error
-    if theirs != told:
+    if theirs["tasks"] != told["tasks"]:
+        raise BadInput(f"{file}: made with other families, wordings or tests than these; leave it out")
+    if any(theirs[name] != told[name] for name in told):
         differ = [name for name in told["settings"] if theirs["settings"].get(name) != told["settings"][name]]
         what = ", ".join(differ) or "another profile"
         raise BadInput(f"{file}: made with other settings ({what}); give its --profile and --set, or leave it out")
-    return steps
+    return results
 
 
 def _fitting(profile: str) -> dict[str, Any]:

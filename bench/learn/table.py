@@ -1,7 +1,8 @@
 """The tables of the experiment: pass rates by model and group, and paired differences with an interval over families.
 
 Wordings of one family stand or fall together, and so do the seeds of one family; so families are what is drawn anew for an interval
-(percentile bootstrap, 10,000 draws), and a family counts as the mean over its wordings and the seeds.
+(percentile bootstrap, 10,000 draws), and a family counts as the mean over its wordings and the seeds. The seeds are held fixed: an
+interval is about these training runs and other families, and how far runs differ is seen by seed.
 Not here: how anything was measured (`__main__`).
 """
 
@@ -51,12 +52,13 @@ def difference(before: Mapping[str, float], after: Mapping[str, float]) -> tuple
 def markdown(results: Mapping[str, Any]) -> str:
     steps: Steps = results["steps"]
     seeds = sorted({step["seed"] for step in steps})
-    facts = ", ".join(f"{name}: {value}" for name, value in results["machine"].items())
-    parts = [f"{facts}, profile: {results['profile']}, seeds: {', '.join(map(str, seeds))}"]
+    parts = [f"profile: {results['profile']}, seeds: {', '.join(map(str, seeds))}"]
+    parts += [", ".join(f"{name}: {value}" for name, value in facts.items()) for facts in results["machines"]]
     for sampling in ("sampled", "greedy"):
         parts += [f"### {'Four samples at 0.7: pass@1' if sampling == 'sampled' else 'Greedy: passed'}", _scores(steps, sampling)]
         parts += ["Differences over families, with 95 % intervals:", _differences(steps, sampling)]
-    parts += ["### By seed, sampled", _by_seed(steps, seeds), "### Seconds", _seconds(steps)]
+        parts += ["The same by seed:", _by_seed(steps, seeds, sampling)]
+    parts += ["### Seconds", _seconds(steps)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -86,12 +88,12 @@ def _cell(found: tuple[float, float, float, int] | None) -> str:
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _by_seed(steps: Steps, seeds: Sequence[int]) -> str:
+def _by_seed(steps: Steps, seeds: Sequence[int], sampling: str) -> str:
     lines = ["| seed | from, to | " + " | ".join(GROUPS) + " |", "|---|---|" + "---:|" * len(GROUPS)]
     for seed in seeds:
         own = [step for step in steps if step["seed"] == seed or step["model"].startswith("base")]  # the base has no seed of its own
         for before, after in PAIRS:
-            cells = [_cell(difference(rates(own, before, "sampled", group), rates(own, after, "sampled", group))) for group in GROUPS]
+            cells = [_cell(difference(rates(own, before, sampling, group), rates(own, after, sampling, group))) for group in GROUPS]
             lines.append(f"| {seed} | {before} -> {after} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from bench.learn.families import FAMILIES, SHAPES, Family, Group
+from bench.learn.families import FAMILIES, GROUPS, SHAPES, Family, Group
 
 TRAINED_FRAMES: Final = (
     "Read {input}. Print {what}.",
@@ -78,8 +78,8 @@ def grpo_problems(seed: int) -> Iterator[dict[str, Any]]:
 
 
 def replay_problems(seed: int) -> Iterator[dict[str, Any]]:
-    """SFT's families as problems: what GRPO is not to unlearn. Drawn anew, so that a seventh at most is worded as SFT's rows are: a
-    problem that was learnt by heart passes in all samples, has no spread, and teaches nothing."""
+    """SFT's families as problems: what GRPO is not to unlearn. Drawn anew, so that about a sixth is worded as SFT's rows are: a
+    problem that was learnt by heart passes in all samples, has no spread, and is drawn again."""
     for family, number, statement, constant in _trained("sft", f"{seed}:replay"):
         yield _problem(family, f"{family.name}-r{number}", statement, constant, f"{seed}:train")
 
@@ -93,6 +93,15 @@ def heldout_problems(group: Group) -> Iterator[dict[str, Any]]:
                 constant = draw.choice(family.constants)
                 statement = _statement(frame, family, draw, constant)
                 yield _problem(family, f"{family.name}-h{number}", statement, constant, "heldout")
+
+
+def digest() -> str:
+    """Of what seed 0 is trained on and all are measured on. Tests are taken as they are: their packing differs between versions of zlib."""
+    rows: list[dict[str, Any]] = list(sft_rows(0))
+    for row in (*grpo_problems(0), *replay_problems(0), *(row for group in GROUPS for row in heldout_problems(group))):
+        packed = zlib.decompress(base64.b64decode(row["private_test_cases"]))  # by `_problem`, a moment ago
+        rows.append({**row, "private_test_cases": pickle.loads(packed)})
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _trained(group: Group, seed: int | str) -> Iterator[tuple[Family, int, str, str]]:

@@ -86,26 +86,31 @@ def test_differences_are_over_families_and_a_missing_model_is_not_measured(tmp_p
     found = table.difference(before, after)
     assert found is not None and found[0] == pytest.approx(0.5) and found[1] < 0.5 < found[2] and found[3] == 12
     assert table.difference({}, after) is None
-    page = table.markdown({"steps": steps, "machine": {"cpu": "x"}, "profile": "cpu", "settings": {}})
+    page = table.markdown({"steps": steps, "machines": [{"cpu": "x"}], "profile": "cpu", "settings": {}})
     assert "| sft -> grpo | not measured | +50.0 (" in page
     assert "| control | not measured | not measured | not measured |" in page
 
 
 def test_seeds_of_another_day_are_added_where_they_can_stand_beside(tmp_path: Path) -> None:
-    told = {"settings": {**learn.SETTINGS}, "profile": "cpu"}
+    told = {"settings": {**learn.SETTINGS}, "profile": "cpu", "tasks": "a digest"}
     steps = [{"seed": 0, "model": model} for model in ("base", "sft")]
     file = tmp_path / "results.json"
-    file.write_text(json.dumps({**told, "machine": {}, "steps": steps}))
+    file.write_text(json.dumps({**told, "machines": [{"seeds": "0"}], "steps": steps}))
     other = tmp_path / "other.json"
-    other.write_text(json.dumps({**told, "machine": {}, "steps": [{"seed": 1, "model": "base"}, {"seed": 1, "model": "sft"}]}))
-    assert learn._known([file], told, [1, 2]) == steps and learn._known([], told, [0]) == []
-    assert learn._known([file, other], told, [2]) == [*steps, {"seed": 1, "model": "sft"}]  # one base is enough
+    other.write_text(
+        json.dumps({**told, "machines": [{"seeds": "1"}], "steps": [{"seed": 1, "model": "base"}, {"seed": 1, "model": "sft"}]})
+    )
+    assert learn._known([file], told, [1, 2]) == ([{"seeds": "0"}], steps) and learn._known([], told, [0]) == ([], [])
+    both = learn._known([file, other], told, [2])
+    assert both == ([{"seeds": "0"}, {"seeds": "1"}], [*steps, {"seed": 1, "model": "sft"}])  # one base is enough
     with pytest.raises(BadInput, match="holds seed 0, which comes twice"):
         learn._known([file], told, [0, 1])
     with pytest.raises(BadInput, match="holds seed 0, which comes twice"):
         learn._known([other, file, file], told, [])
     with pytest.raises(BadInput, match=r"other settings \(grpo.beta\)"):
         learn._known([file], {**told, "settings": {**learn.SETTINGS, "grpo.beta": 0.5}}, [1])
+    with pytest.raises(BadInput, match="other families, wordings or tests"):
+        learn._known([file], {**told, "tasks": "another"}, [1])
     file.write_text("[]")
     with pytest.raises(BadInput, match=r"not a results\.json"):
         learn._known([file], told, [1])
@@ -117,5 +122,5 @@ def test_what_was_seen_can_be_told_again(tmp_path: Path, capsys: pytest.CaptureF
     assert learn.main(["--seeds", "--known", *map(str, seen), "--out", str(tmp_path)]) == 0
     page = capsys.readouterr().out
     document = (Path(learn.__file__).parents[2] / "docs" / "measurements.md").read_text(encoding="utf-8")
-    for row in (line for line in page.splitlines() if line.startswith("| sft -> grpo |")):
-        assert row in document
+    rows = [line for line in page.splitlines() if line.startswith("|") and ("%" in line or " to +" in line)]
+    assert len(rows) >= 10 and [row for row in rows if row not in document] == []

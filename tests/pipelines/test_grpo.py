@@ -160,6 +160,23 @@ def test_a_4_bit_base_goes_on_from_the_sft_adapter_in_every_bit(make: Make, tmp_
     assert [row["kl"] for row in training.read_metrics(job.aside / "metrics.jsonl")] == [0.0]
 
 
+def test_answers_are_sampled_with_lora_in_the_type_of_the_loss(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import GenerationMixin
+
+    seen: set[str] = set()
+    generate = GenerationMixin.generate
+
+    def watched(model: Any, *arguments: Any, **options: Any) -> Any:
+        seen.update(str(parameter.dtype) for name, parameter in model.named_parameters() if name.endswith(".default.weight"))
+        return generate(model, *arguments, **options)
+
+    monkeypatch.setattr(GenerationMixin, "generate", watched)
+    job = make(grpo__dtype="bfloat16", grpo__max_steps=1)
+    grpo.run(job)
+    assert seen == {"torch.bfloat16"}
+    assert {str(tensor.dtype) for tensor in modeling.read_adapter(job.payload).values()} == {"torch.float32"}
+
+
 def test_a_smaller_micro_batch_samples_the_same_completions(make: Make, straight: tuple[Job, Result]) -> None:
     job = make(micro_batch=2)
     grpo.run(job)

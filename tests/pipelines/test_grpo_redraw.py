@@ -199,7 +199,9 @@ def test_two_processes_share_what_is_drawn_again(
     request = {"overrides": overrides, "inputs": told, "base": str(tiny_model)}
     processes.spawn(_in_a_process, (str(tmp_path / "work"), request, port), nprocs=2)
     parts = [json.loads((tmp_path / "work" / f"told-{rank}.json").read_text()) for rank in (0, 1)]
+    start = modeling.read_adapter(inputs["sft"].payload)
     assert parts[0]["weights"] and parts[0]["weights"] == parts[1]["weights"], "gradients are those of both"
+    assert all(values != start[name].tolist() for name, values in parts[0]["weights"].items())
     order = grpo.schedule(ROWS, A_STEP // group, 3, 42)
     for step in range(3):
         ids = [name for part in parts for name in part["batches"][step]["ids"]]
