@@ -76,9 +76,20 @@ def _scores(steps: Steps, sampling: str) -> str:
 def _differences(steps: Steps, sampling: str) -> str:
     lines = ["| from, to | " + " | ".join(GROUPS) + " |", "|---|" + "---:|" * len(GROUPS)]
     for before, after in PAIRS:
-        cells = [_cell(difference(rates(steps, before, sampling, group), rates(steps, after, sampling, group))) for group in GROUPS]
+        both = _shared(steps, before, after, sampling)
+        cells = [_cell(difference(rates(both, before, sampling, group), rates(both, after, sampling, group))) for group in GROUPS]
         lines.append(f"| {before} -> {after} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _shared(steps: Steps, before: str, after: str, sampling: str) -> Steps:
+    """The steps of seeds that both models were measured with: another seed's run is no pair. The base has no seed of its own."""
+    seeds = [
+        {step["seed"] for step in steps if step["model"] == model and step["sampling"] == sampling}
+        for model in (before, after)
+        if not model.startswith("base")
+    ]
+    return [step for step in steps if step["model"].startswith("base") or all(step["seed"] in some for some in seeds)]
 
 
 def _cell(found: tuple[float, float, float, int] | None) -> str:

@@ -89,6 +89,12 @@ def test_differences_are_over_families_and_a_missing_model_is_not_measured(tmp_p
     page = table.markdown({"steps": steps, "machines": [{"cpu": "x"}], "profile": "cpu", "settings": {}})
     assert "| sft -> grpo | not measured | +50.0 (" in page
     assert "| control | not measured | not measured | not measured |" in page
+    alone = {**step("sft", 0), "seed": 1}  # no GRPO of this seed: it is no part of the difference
+    assert _differences(page) == _differences(table.markdown({"steps": [*steps, alone], "machines": [], "profile": "cpu", "settings": {}}))
+
+
+def _differences(page: str) -> list[str]:
+    return [line for line in page.splitlines() if line.startswith("| sft -> grpo |")]
 
 
 def test_seeds_of_another_day_are_added_where_they_can_stand_beside(tmp_path: Path) -> None:
