@@ -122,9 +122,8 @@ def _experiment(arguments: argparse.Namespace) -> None:
             if arguments.control:
                 control = run.trained({"grpo.shuffle_rewards": True})
                 run.measured({"control": ""}, f"grpo:{control['grpo'].key}")
-        if not any(
-            step["model"] == "base" for step in results["steps"]
-        ):  # the same for every seed; last, for it talks longer than all others
+        # the base is the same for every seed; last, for it talks longer than all others
+        if not any(step["model"] == "base" for step in results["steps"]):
             run.measured({"base": "", "base, one example": "base_prompt"}, "base", BASE)
 
 
