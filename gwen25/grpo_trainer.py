@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer with three things that it lacks.
+"""TRL's GRPOTrainer with four things that it lacks.
 
     trainer = make(rows=prompts.rows, redraws=2, samples=aside / "completions.jsonl", every=5, model=..., args=..., ...)
 
@@ -12,6 +12,8 @@ the batch that is trained on, and rewards.jsonl counts all that was drawn.
 
 Samples: every few steps a whole group with each completion's rewards and advantage, one JSON object a line. Of steps that share
 their completions (`num_iterations`) the one that sampled them writes.
+
+Sampling by Transformers multiplies LoRA in the type in which the loss does (`lora_as`).
 
 Unknown is not zero: of a micro-batch whose completions were all cut off, and masked, TRL logs a KL, entropy and share of clipped
 ratios of 0.0 over no token at all, which would pull the step's mean down. Here those are left out of it.
