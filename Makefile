@@ -14,6 +14,10 @@ run: setup            ## the whole pipeline on the smoke profile
 # two at a time, a file's tests together: most of a slow test's time is one process that waits for another
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
+SURVIVAL := $(addprefix tests/, flows/test_deaths.py flows/test_finetune.py test_checkpoint_choice.py test_fitted.py test_out_of_memory.py \
+  test_slices.py test_stage.py test_trackers.py test_training.py rewards/test_reward_judge.py rewards/test_reward_panel.py \
+  $(addprefix pipelines/test_, grpo.py grpo_redraw.py kills.py memory_limits.py preemption.py sft.py))
+
 test: setup           ## every test that needs neither a GPU nor a server, nor minutes
 	$(PYTEST) -m "not gpu and not server and not slow and not long"
 
@@ -23,9 +27,8 @@ test-slow: setup      ## whole flows, deaths and real deployments, every one of 
 test-judge: setup     ## the judge's faults through google-genai, google-generativeai and OpenAI's REST, none left out
 	GWEN25_EVERY_JUDGE=1 $(BIN)/pytest tests/rewards/test_reward_judge.py tests/rewards/test_reward_panel.py
 
-test-survival: setup  ## deaths at random moments, preemption, memory that runs out: half an hour, an hour where the cores are shared
-	$(BIN)/pytest -m "(slow or not slow) and not gpu and not server" tests/pipelines/test_kills.py tests/pipelines/test_preemption.py \
-	  tests/pipelines/test_memory_limits.py tests/test_fitted.py tests/test_out_of_memory.py tests/test_slices.py
+test-survival: setup  ## every death, preemption, shortage of memory and fault of a judge, the fast tests and the slow: an hour
+	GWEN25_EVERY_JUDGE=1 $(BIN)/pytest -m "not gpu and not server" $(SURVIVAL)
 
 check: setup          ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -398,7 +398,12 @@ class RuntimeConfig(Section):
     sandbox_workers: int = Field(2, ge=1, description="programs judged at once")
     grace_seconds: float = Field(20, ge=0, description="what a cancelled stage may take to checkpoint")
     timeout_seconds: float | None = Field(None, gt=0, le=31_536_000, description="wall seconds of one stage; null: no bound")
-    max_retries: int = Field(3, ge=0, le=20, description="further attempts of a stage that died, ran out of memory or found a service away")
+    max_retries: int = Field(
+        3,
+        ge=0,
+        le=20,
+        description="further attempts of a stage that died or found a service away; memory has its own, but none where this is 0",
+    )
     retry_delay_seconds: float = Field(10, ge=0, description="before the first further attempt; doubled each time")
     start_as_fitted: bool = Field(
         True, description="begin with the micro-batch, or what else, that fitted here the last time memory ran out; false: as configured"

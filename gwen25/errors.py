@@ -48,12 +48,23 @@ class StageFailed(Gwen25Error):
     """A stage's child process ended without a result.
 
     `retry` tells whether another attempt could end otherwise: never for bad input, nor for memory once nothing can be made
-    smaller. `tail` holds the child's last lines, secrets already removed.
+    smaller. `shrinks`: the next attempt is given less memory's worth than this one was. `tail` holds the child's last lines, secrets
+    already removed.
     """
 
-    def __init__(self, stage: str, cause: Cause, exit_code: int | None, message: str, tail: Iterable[str] = (), *, retry: bool = False):
+    def __init__(
+        self,
+        stage: str,
+        cause: Cause,
+        exit_code: int | None,
+        message: str,
+        tail: Iterable[str] = (),
+        *,
+        retry: bool = False,
+        shrinks: bool = False,
+    ):
         self.stage, self.cause, self.exit_code, self.tail = stage, cause, exit_code, tuple(tail)
-        self.reason, self.retry = message, retry
+        self.reason, self.retry, self.shrinks = message, retry, shrinks
         super().__init__(f"{stage} failed ({cause.replace('_', ' ')}): {message}")
 
 

@@ -230,11 +230,13 @@ def _attempt(plan: Plan, store: Store, work: Path, lock: int, on_line: OnLine, o
     message = failure.get("message") or _explain(cause, child.exit_code)
     known = failure if failure.get("cause") == cause else {}
     retry = known.get("retry", cause not in ("bad_input", "cancelled"))
+    shrinks = False
     if cause == "out_of_memory":
         less = fitted.smaller(plan.section, [*attempts, attempt])
         retry = retry and less is not None
+        shrinks = retry and fitted.after(fit, plan.section, [*attempts, attempt]) != fit
         message += advice.stuck(plan.stage.name, attempt["phase"], plan.section, plan.config) if less is None else _next(attempt, fit, less)
-    raise StageFailed(plan.stage.name, cause, child.exit_code, message, tail, retry=retry)
+    raise StageFailed(plan.stage.name, cause, child.exit_code, message, tail, retry=retry, shrinks=shrinks)
 
 
 def _fit(plan: Plan, store: Store, attempts: list[dict[str, Any]], on_line: OnLine) -> Fit:
@@ -300,6 +302,23 @@ def _publish(plan: Plan, store: Store, work: Path) -> Artifact:
     )
 
 
+def fit_and_launch(
+    plan: Plan, store: Store, on_line: OnLine, on_progress: OnProgress = lambda _: None, *, refresh: bool = False
+) -> Artifact:
+    """`launch`, and at once again with less for as long as memory runs out and less is left to try.
+
+    These attempts end by themselves (a micro-batch of 32 has five halves) and take none of runtime.max_retries, which are for what
+    chance may mend; where those are 0, a failure of any kind is the last. Raises StageFailed.
+    """
+    while True:
+        try:
+            return launch(plan, store, on_line, on_progress, refresh=refresh)
+        except StageFailed as failure:
+            if not (failure.shrinks and plan.runtime.max_retries):
+                raise
+            on_line(str(failure))
+
+
 def obtain(
     plan: Plan, store: Store, on_line: OnLine, on_progress: OnProgress = lambda _: None, *, refresh: bool = False
 ) -> tuple[Artifact, bool]:
@@ -309,7 +328,7 @@ def obtain(
     delay = plan.runtime.retry_delay_seconds
     for left in range(plan.runtime.max_retries, -1, -1):
         try:
-            return launch(plan, store, on_line, on_progress, refresh=refresh), False
+            return fit_and_launch(plan, store, on_line, on_progress, refresh=refresh), False
         except StageFailed as failure:
             if not left or not failure.retry:
                 raise

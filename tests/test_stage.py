@@ -144,8 +144,22 @@ def test_a_failed_stage_publishes_nothing(store: Store) -> None:
 def test_memory_halves_the_micro_batch_down_to_one_and_then_stops(store: Store) -> None:
     seen, script = list[str](), "job.say(f'micro {job.micro_batch}'); raise MemoryError"
     with pytest.raises(StageFailed, match="micro-batch is 1 already"):
-        stage.obtain(plan(script, "sft", key="04" * 16, max_retries=9), store, seen.append)
+        stage.obtain(plan(script, "sft", key="04" * 16, max_retries=1), store, seen.append)
     assert [line for line in seen if line.startswith("micro")] == ["micro 8", "micro 4", "micro 2", "micro 1"]
+    with pytest.raises(StageFailed, match="the next attempt has micro-batch 4"):
+        stage.obtain(plan(script, "sft", key="4a" * 16, max_retries=0), store, seen.append)
+    assert [line for line in seen if line.startswith("micro")][-2:] == ["micro 1", "micro 8"], "no further attempt was asked for"
+
+
+def test_smaller_parts_take_none_of_the_retries_that_a_death_has(store: Store) -> None:
+    script = (
+        "import os\njob.say(f'micro {job.micro_batch}')\n"
+        "if attempt in (1, 3): raise MemoryError\nif attempt in (2, 4): os.kill(os.getpid(), 9)"
+    )
+    seen = list[str]()
+    made, _ = stage.obtain(plan(script, "sft", key="4b" * 16, max_retries=2, retry_delay_seconds=0), store, seen.append)
+    assert Manifest.read(made.path).provenance["attempts"] == 5
+    assert [line for line in seen if line.startswith("micro")] == ["micro 8", "micro 4", "micro 4", "micro 2", "micro 2"]
 
 
 def test_a_death_does_not_halve_the_micro_batch_and_memory_is_remembered_across_processes(store: Store) -> None:
