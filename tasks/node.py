@@ -68,7 +68,7 @@ def _run(name: str, config: Config, inputs: dict[str, Artifact], refresh: bool, 
     if not refresh and (hit := stage.find(plan, store, logger.warning)) is not None:
         return Completed(name="Cached", message=f"{name}:{plan.key[:8]} from the store", data=hit)
     with _gpu_slot(plan), ui.Progress(name) as progress:
-        artifact = stage.launch(plan, store, logger.info, progress.update, refresh=refresh)
+        artifact = stage.fit_and_launch(plan, store, logger.info, progress.update, refresh=refresh)
     ui.publish(artifact)
     return artifact
 
