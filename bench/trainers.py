@@ -2,7 +2,8 @@
 
     rows = Rows.of(lengths, seed)            ids at random: how fast a step is does not depend on what is said
     job = node(work, base, per_device_train_batch_size=8)
-    ours(job, base, rows.dataset, packed) ; direct(job, base, rows.dataset)
+    ours(job, base, rows.dataset, packed)    as the sft node makes it
+    direct(job, base, rows.dataset)          as TRL's documentation does, on the same rows with the same settings
 
 The model is Qwen2.5-3B with a sixteenth of its width (2 x 64 heads, 128) and 4 layers: with rows a sixteenth as long, attention and linear
 layers divide the arithmetic among them as they do there.
@@ -41,6 +42,18 @@ CONTEXT = 32768
 PROMPT = 0.05  # of a row's tokens, without loss
 # share of R1's rows that are at most so long, prompt and answer (738 rows of Codeforces, Qwen2.5's tokenizer)
 QUANTILES = ((400, 0.0), (1024, 0.003), (2048, 0.039), (4096, 0.207), (8192, 0.516), (16384, 0.893), (CONTEXT, 1.0))
+# what the node sets otherwise than TRL by default: the same work is compared, and none of it is a line of ours
+SAME: Sizes = {
+    "save_total_limit": training.KEPT_CHECKPOINTS,
+    "logging_nan_inf_filter": False,
+    "dataloader_pin_memory": False,
+    "ddp_find_unused_parameters": False,
+    "remove_unused_columns": False,
+    "per_device_eval_batch_size": 1,
+    "prediction_loss_only": True,
+    "packing": False,
+    "packing_strategy": "bfd",
+}
 
 
 def lengths_of(data: Path | None, count: int) -> tuple[list[int], str]:
@@ -106,12 +119,54 @@ def ours(job: Job, base: Path, dataset: Any, packed: sft.Packed | None = None) -
 
 
 def direct(job: Job, base: Path, dataset: Any) -> Any:
-    """TRL's SFTTrainer with the same settings and nothing of ours in it: no callback, no metrics file. Nor does it print its logs."""
-    from transformers import PrinterCallback
+    """TRL's SFTTrainer called directly: loaded by Transformers, LoRA by PEFT, and no class, function or callback of ours in a step.
 
-    trainer = ours(job, base, dataset)
-    trainer.remove_callback(PrinterCallback)  # as the node does
-    trainer.remove_callback(watch_of(trainer))
+    What it has of ours are inputs: rows that are tokenised already (`dataset`), and the node's settings, written out by TRL's names; a
+    test holds every argument against the node's. Left out as in the node: the printing of logs.
+    """
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    section = job.config
+    arguments = SFTConfig(
+        output_dir=str(job.work / "direct"),
+        per_device_train_batch_size=section.per_device_train_batch_size,
+        gradient_accumulation_steps=section.gradient_accumulation_steps,
+        num_train_epochs=section.num_train_epochs,
+        max_steps=section.max_steps,
+        learning_rate=section.learning_rate,
+        optim=section.optim,
+        weight_decay=section.weight_decay,
+        warmup_steps=section.warmup_steps,
+        lr_scheduler_type=section.lr_scheduler_type,
+        max_grad_norm=section.max_grad_norm,
+        seed=section.seed,
+        data_seed=section.seed,
+        save_steps=section.save_steps,
+        logging_steps=section.logging_steps,
+        bf16=False,  # on a CPU too it is TRL's default
+        use_cpu=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        report_to="none",
+        disable_tqdm=True,
+        train_sampling_strategy="sequential",
+        **SAME,
+        **{training.checkpointing_name(): section.gradient_checkpointing},
+    )
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora = LoraConfig(
+        r=section.lora_r, lora_alpha=section.lora_alpha, lora_dropout=section.lora_dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(base, dtype=section.dtype, attn_implementation=section.attn_implementation),
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=AutoTokenizer.from_pretrained(base),
+        peft_config=lora,
+    )
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 

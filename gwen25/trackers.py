@@ -6,9 +6,10 @@
 What is drawn does not depend on them, so they are no part of a key. They write under `job.aside` unless the environment says
 otherwise; keys and addresses (WANDB_API_KEY, MLFLOW_TRACKING_URI) come from there alone.
 
-A resumed run logs again what came after its checkpoint. A tracker is given each step once: what it has had is noted in
-`aside/tracked.json`, and every attempt goes on in the same run. What a client had not written yet when its process was killed is lost
-(trackio's and wandb's write behind; TensorBoard's file is flushed at each log). A tracker that fails is left out from there on with a
+A resumed run logs again what came after its checkpoint, and every attempt goes on in the same run. Of TensorBoard, the files of earlier
+attempts say which points are drawn, and each is drawn once, whenever the process was killed. The others write behind or far away, so
+nobody knows what arrived: a step is noted in `aside/tracked.json` and then given, at most once. A death costs them what was not
+written yet, and doubles nothing; a loss of power may take the note with it. A tracker that fails is left out from there on with a
 warning: hours of training are worth more than a curve. None is given a checkpoint or a model, whatever WANDB_LOG_MODEL and
 HF_MLFLOW_LOG_ARTIFACTS say: `gwen25 push` is what hands a model out.
 """
@@ -18,10 +19,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from copy import copy
 from importlib import util
 from pathlib import Path
 from typing import Any, Final
 
+from gwen25 import training
 from gwen25.errors import BadInput
 from gwen25.job import Job, Redactor
 
@@ -59,7 +62,7 @@ def _environment(job: Job) -> None:
         "TRACKIO_DIR": str(job.aside / "trackio"),
         "WANDB_PROJECT": PROJECT,
         "WANDB_DIR": str(job.aside),
-        "WANDB_RUN_ID": _wandb_run(job),
+        "WANDB_RUN_ID": _id(job),
         "WANDB_RESUME": "allow",
         "MLFLOW_TRACKING_URI": f"sqlite:///{job.aside / 'mlflow.db'}",
         "MLFLOW_EXPERIMENT_NAME": PROJECT,
@@ -76,7 +79,7 @@ def _run(job: Job) -> str:
     return f"{job.stage}-{job.key[:12]}"
 
 
-def _wandb_run(job: Job) -> str:
+def _id(job: Job) -> str:
     """Drawn once for a work folder: the same key made again is another run."""
     known = _noted(job).get("wandb_run")
     if known is None:
@@ -91,6 +94,7 @@ def once(job: Job, name: str, tracker: type) -> Any:
 
     class Once(tracker):  # type: ignore[misc]
         failed = False
+        drawn: set[tuple[str, int]] | None = None  # TensorBoard's points: tag and step
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             self.tried(self.begin, args, state, control, **rest)
@@ -103,11 +107,35 @@ def once(job: Job, name: str, tracker: type) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **rest: Any) -> None:
             kind = next((kind for kind in KINDS if kind in (logs or {})), None)
-            if kind is None or state.global_step <= _noted(job).get(f"{name} {kind}", -1):
+            if kind is None or self.failed:
                 return
-            self.tried(self.log, args, state, control, logs=logs, **rest)
+            if not state.global_step:  # the run's training was done already: this process's Trainer has taken no step
+                state = copy(state)
+                state.global_step = _last(job)
+            if name == "tensorboard":
+                self.tried(self.draw, args, state, control, logs=logs, **rest)
+                return
+            if state.global_step <= _noted(job).get(f"{name} {kind}", -1):
+                return
             if state.is_world_process_zero:
-                _note(job, **{f"{name} {kind}": state.global_step})
+                _note(job, **{f"{name} {kind}": state.global_step})  # first: a death after it costs a point, one before it would double it
+            self.tried(self.log, args, state, control, logs=logs, **rest)
+
+        def draw(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **rest: Any) -> None:
+            if not state.is_world_process_zero:
+                return
+            from transformers.integrations.integration_utils import rewrite_logs
+
+            if self.drawn is None:
+                self.drawn = _drawn(job)
+            tags = rewrite_logs(logs)  # type: ignore[no-untyped-call]
+            points = {key: (tag, state.global_step) for key, tag in zip(logs, tags, strict=True)}
+            new = {key: logs[key] for key, point in points.items() if point not in self.drawn}
+            self.log(args, state, control, logs=new, **rest)
+            self.drawn.update(points.values())  # the base model's held-out loss is of the same step
+
+        def _init_summary_writer(self, *_: Any, **__: Any) -> None:  # TensorBoard's, which would not mark its files as ours
+            self.tb_writer = self._SummaryWriter(str(_folder()), filename_suffix=f".{_id(job)}")
 
         def log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             _name(args, job)  # a run whose training was done already begins here
@@ -145,6 +173,24 @@ def once(job: Job, name: str, tracker: type) -> Any:
 
 def _name(args: Any, job: Job) -> None:
     args.run_name, args.project, args.trackio_static_space_id = _run(job), PROJECT, False
+
+
+def _folder() -> Path:
+    return Path(os.environ["TENSORBOARD_LOGGING_DIR"]).expanduser()
+
+
+def _drawn(job: Job) -> set[tuple[str, int]]:
+    """Tags and steps in this work folder's event files; a record that a death cut off is none. Other runs may share the folder."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader  # type: ignore[import-untyped]
+
+    files = _folder().glob(f"*tfevents*.{_id(job)}")
+    events = (event for file in files for event in EventFileLoader(str(file)).Load())
+    return {(value.tag, event.step) for event in events for value in event.summary.value}
+
+
+def _last(job: Job) -> int:
+    rows = training.read_metrics(job.aside / "metrics.jsonl")
+    return int(rows[-1]["step"]) if rows else 0
 
 
 def _warn(job: Job, name: str, error: Exception) -> None:

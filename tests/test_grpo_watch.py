@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gwen25 import fences, grpo_report, grpo_watch
+from gwen25 import fences, grpo_report, grpo_watch, training
 from gwen25.grpo_watch import CHECKS, Caution, Watch, read
+from gwen25.rewards import REWARDS, Reward
+from gwen25.rewards.sample import Sample, Tools
+from tests.pipelines import training_jobs as jobs
 
 Row = dict[str, Any]
 
@@ -178,6 +183,92 @@ def test_every_check_can_fire() -> None:
     """The table and this file go together."""
     assert set(CHECKS) == {"hack", "entropy", "cut_off", "clipped", "unrewarded", "kl", "mismatch"}
     assert all(getattr(grpo_watch, f"_{name}") is check for name, check in CHECKS.items())
+
+
+# ------------------------------------------------------------------------------------------------------------- real runs
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[..., tuple[list[Row], dict[str, Any]]]:
+    """`real(steps, unknown, section__option=value)`: the log and the facts of a run of TRL's in which no program passes.
+
+    `unknown`: of the eight completions of a step, counted from 1, how many have no verdict.
+    """
+    folder = tmp_path_factory.mktemp("inputs")
+    inputs = {"dataset": jobs.dataset(folder / "data", rows=8, heldout=0), "sft": jobs.trained_adapter(folder / "sft", tiny_model)}
+
+    def real(steps: int, unknown: Callable[[int], int] = lambda step: 0, **options: Any) -> tuple[list[Row], dict[str, Any]]:
+        from gwen25.pipelines import grpo
+
+        asked: list[int] = []
+
+        def verdicts(samples: Sequence[Sample], tools: Tools) -> list[float | None]:
+            asked.append(len(samples))
+            none = min(len(samples), unknown(len(asked)))
+            tools.counts.update({"verdicts/wrong": len(samples) - none, "verdicts/unknown": none})
+            return [None if at < none else 0.0 for at in range(len(samples))]
+
+        names = ["format_approximate", "execution"]
+        small = {"grpo__max_steps": steps, "grpo__save_steps": steps, "grpo__max_completion_length": 8, "grpo__rewards": names}
+        section = jobs.config(**{**small, **options}).grpo
+        planned = {"rewards": {"active": names, "judge": None}}
+        job = jobs.job("grpo", tmp_path_factory.mktemp("run") / "work", section, tiny_model, inputs, planned, 8)
+        with pytest.MonkeyPatch.context() as patch:
+            by_length = Reward(lambda samples, tools: [len(sample.text) / 1000 for sample in samples], 0.1, "format")
+            patch.setitem(REWARDS, "format_approximate", by_length)
+            patch.setitem(REWARDS, "execution", Reward(verdicts, 1.0, "correctness"))
+            patch.setattr("gwen25.sandbox.probe", lambda: None)
+            result = grpo.run(job)
+        return training.read_metrics(job.aside / "metrics.jsonl"), dict(result.facts["grpo"])
+
+    return real
+
+
+Real = Callable[..., tuple[list[Row], dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def outage(real: Real) -> tuple[list[Row], dict[str, Any]]:
+    """Ten steps; in the fourth to sixth five of eight have no verdict, which `min_reward_coverage` as it is by default just allows."""
+    return real(10, lambda step: 5 if 4 <= step <= 6 else 0)
+
+
+def test_most_rewards_unknown_is_told_of_a_real_run(outage: tuple[list[Row], dict[str, Any]]) -> None:
+    rows, facts = outage
+    assert [row["frac_reward_none"] for row in rows] == [0.0] * 3 + [0.625] * 3 + [0.0] * 4
+    found = [caution for caution in read(rows) if caution.name == "unrewarded"]
+    assert [caution.step for caution in found] == [6] and found[0].text.startswith("62% of the completions that ended have no reward")
+    assert f"step 6: {found[0].text}" in facts["warnings"]
+
+
+def test_most_rewards_unknown_is_told_where_no_coverage_is_asked_for(real: Real) -> None:
+    rows, facts = real(5, lambda step: 7, grpo__min_reward_coverage=0.0)
+    assert [row["frac_reward_none"] for row in rows] == [0.875] * 5
+    assert any(text.startswith("step 5: 88% of the completions that ended have no reward") for text in facts["warnings"])
+
+
+def test_what_the_watch_reads_is_what_trl_and_the_panel_log(outage: tuple[list[Row], dict[str, Any]], real: Real) -> None:
+    """A name that is spelt otherwise in the log would be a check that never fires."""
+    from trl import GRPOTrainer
+
+    asked: set[str] = set()
+
+    class Asked(dict[str, Any]):
+        def get(self, name: str, default: Any = None) -> Any:
+            asked.add(name)
+            return super().get(name, default)
+
+    redrawn, _ = real(1, grpo__loss_type="cispo", grpo__epsilon_high=5.0, grpo__redraw_zero_spread=1)
+    rows = [*outage[0], *redrawn]
+    read([Asked(row) for row in rows])
+    assert len(asked) >= 10, "every check has asked"
+    measured = {name for row in rows for name, value in row.items() if value is not None}
+    of_vllm = {"sampling/sampling_logp_difference/mean", "sampling/importance_sampling_ratio/mean"}
+    assert asked - measured == of_vllm
+    source = inspect.getsource(GRPOTrainer)
+    assert all(f'["{name}"]' in source for name in of_vllm), "a test of test_grpo.py reads them of a real vLLM"
+    levels = ("entropy", "kl", "completions/clipped_ratio", "clip_ratio/region_mean", "frac_reward_none", "frac_programs_passed")
+    assert all(isinstance(row[name], float) for row in outage[0] for name in levels), "at every step"
 
 
 # ---------------------------------------------------------------------------------------------------------------- the page

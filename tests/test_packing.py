@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gwen25 import modeling, packing
+from gwen25 import packing
 from gwen25.errors import BadInput
-from tests.pipelines import training_jobs as jobs
-
-LENGTHS = (37, 5, 64, 20)
+from tests.gpu import packed_rows
+from tests.gpu.packed_rows import LENGTHS, collated, collator, deaf, drawn, model_of
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(50, 80))
@@ -53,32 +52,7 @@ def test_hundreds_of_thousands_of_rows_are_packed_in_seconds() -> None:
 
 @pytest.fixture(scope="module")
 def rows() -> list[list[int]]:
-    draw = random.Random(3)
-    return [[draw.randrange(3, 600) for _ in range(length)] for length in LENGTHS]
-
-
-def model_of(directory: Path, attention: str) -> Any:
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(0)
-    tokenizer = modeling.load_tokenizer(directory, jobs.FORMAT)
-    base = modeling.load_base(directory, tokenizer, jobs.FORMAT, dtype="float32", attn_implementation=attention)
-    config = LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    return get_peft_model(base, config)
-
-
-def collated(rows: list[list[int]]) -> dict[str, Any]:
-    """One packed sequence, by TRL's own collator; the loss is on all but each row's first four tokens."""
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
-    packed = {
-        "input_ids": [token for row in rows for token in row],
-        "labels": [token if at > 3 else -100 for row in rows for at, token in enumerate(row)],
-        "seq_lengths": [len(row) for row in rows],
-    }
-    batch: dict[str, Any] = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)([packed])
-    return batch
+    return drawn()
 
 
 def loss_and_gradients(model: Any, batches: list[dict[str, Any]]) -> tuple[float, dict[str, Any]]:
@@ -115,6 +89,21 @@ def test_loss_and_gradients_are_those_of_rows_alone(tiny_model: Path, rows: list
         torch.testing.assert_close(packed[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()), msg=name)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_packed_rows_lose_what_they_lose_alone_in_each_type_of_numbers(tiny_model: Path, attention: str, dtype: str) -> None:
+    """With training's autocast and LoRA in float32. On a GPU: tests/gpu, the same body."""
+    packed_rows.compare(tiny_model, attention, dtype, "cpu").require()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_tolerance_of_16_bits_would_not_let_a_leak_pass(tiny_model: Path, dtype: str) -> None:
+    found = packed_rows.compare(tiny_model, "sdpa", dtype, "cpu", leaks=True)
+    assert not found.unseen and min(found.loss / 4, found.logits / 8, found.gradients / 8) > 10 * found.eps, found
+    with pytest.raises(AssertionError):
+        found.require()
+
+
 def test_checkpointing_recomputes_the_same_attention(tiny_model: Path, rows: list[list[int]]) -> None:
     import torch
 
@@ -145,13 +134,6 @@ def test_attention_is_zero_beyond_a_row(tiny_model: Path, rows: list[list[int]],
         assert (seen[start:end] > 0).all() and seen[:start].sum() == 0 == seen[end:].sum()
 
 
-def deaf(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
-    """Attention that hears neither a mask nor where rows begin."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    return sdpa_attention_forward(module, query, key, value, None, is_causal=True)
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "deaf"])
 def test_an_attention_that_lets_rows_see_each_other_is_refused(tiny_model: Path, rows: list[list[int]], attention: str) -> None:
     from transformers import AttentionInterface
@@ -159,7 +141,7 @@ def test_an_attention_that_lets_rows_see_each_other_is_refused(tiny_model: Path,
 
     AttentionInterface.register("deaf", deaf)
     model = model_of(tiny_model, "eager" if attention == "eager" else "sdpa").get_base_model().train()
-    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    collate = collator()
     if attention == "deaf":
         model.set_attn_implementation("deaf")
         with pytest.raises(BadInput, match="with deaf attention a packed row sees the rows before it"):

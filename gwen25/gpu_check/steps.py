@@ -1,8 +1,10 @@
-"""SFT and GRPO as users run them (`pipelines.sft.run`, `pipelines.grpo.run`), for a few steps, with the peak beside the estimate.
+"""SFT and GRPO as users run them (`pipelines.sft.run`, `pipelines.grpo.run`), for a few steps: speed, and the peak beside the estimate.
 
 The config is the profile's; what is changed stands in CHANGED: how many steps, rewards that run no program, and completions short
 enough for the row's limit. The estimate is taken of the same config, so the two can be compared; its CUDA context is left out on
 both sides, for torch does not see it, and the cap leaves room for it.
+
+Speed is the last step's. SFT's tokens are those of the rows; GRPO's are those sampled, of the whole step: sampling, rewards and training.
 """
 
 from __future__ import annotations
@@ -10,14 +12,15 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gwen25 import preflight
+from gwen25 import preflight, training
 from gwen25.chat import FORMATS, ChatFormat, problem_messages
 from gwen25.config import Config, load_config
 from gwen25.data import Problem
@@ -34,7 +37,7 @@ CHANGED: Final[dict[str, Any]] = {
     "sft.warmup_steps": 0,
     "sft.save_steps": 1000,
     "grpo.vllm": "off",  # these rows run in this interpreter; vLLM, in its own, has a row of its own
-    "grpo.max_steps": 2,
+    "grpo.max_steps": 2,  # the second is timed; most of it is sampling, which has no moments to wait for
     "grpo.warmup_steps": 0,
     "grpo.save_steps": 1000,
     "grpo.max_completion_length": 128,  # of 8,192 and 3,072: a token takes some 40 ms without vLLM
@@ -48,6 +51,7 @@ TINY: Final[dict[str, Any]] = {
     "dataset.max_prompt_length": 320,
     "grpo.max_completion_length": 16,
 }
+LENGTH: Final = "completions/mean_length"  # TRL's name, over all completions of a step
 UNIT: Final = "Then add the next number to the sum.\n"  # rows are filled up with it
 NEAR: Final = 0.95  # of its nominal size is what a GPU offers: 39.4 GiB of 40, 14.6 of 15
 
@@ -74,22 +78,40 @@ def _measured(stage: str, run: Callable[[Job], Result], row: Row, setting: Setti
     config = config_of(row, setting)
     cap(row, setting)
     job = job_of(stage, config, row, setting)
+    shutil.rmtree(training.checkpoints(job), ignore_errors=True)  # of a run before in a kept folder: nothing would be trained
     result = _run(run, job)
     made, wanted = result.facts[stage], config.sft.max_steps if stage == "sft" else config.grpo.max_steps
     if made["steps"] != wanted:
         raise ValueError(f"{made['steps']} steps were made, and {wanted} are expected")
-    found = peak(setting)
-    if stage == "sft":  # every row is as long as the others
-        found["tokens_per_second"] = made["tokens"] / made["rows"] * made["effective_batch_size"] / (job.ticks[-1] - job.ticks[-2])
+    found = {**peak(setting), **speed(_tokens_a_step(stage, made, job), job.ticks)}
     estimated = fit.peak(config, base.shape(setting), stage)
     expected = estimated.bytes - (terms.CONTEXT if setting.device == "cuda" else 0)
     ratio = found["peak_bytes"] / expected
     told = f"peak {found['peak_bytes'] / 1e9:.2f} GB, estimated {expected / 1e9:.2f} ({estimated.name}): ratio {ratio:.2f}"
-    told += f"; {found['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in found else ""
+    told += f"; {speed_told(stage, found)}"
     numbers = {**found, "estimated_bytes": expected, "estimated_phase": estimated.name, "ratio": ratio, "loss": result.metrics.get("loss")}
     if setting.device == "cuda" and row.cap_gib is not None:
         numbers["cap_bytes"] = row.cap_gib * 2**30
     return Outcome("ok", f"{told}; {_what(stage, config)}{_under(row, setting)}{_loose(job)}", numbers)
+
+
+def _tokens_a_step(stage: str, made: Mapping[str, Any], job: Job) -> float:
+    """SFT: every row is as long as the others. GRPO: what the last step sampled, which random weights seldom end before the limit."""
+    if stage == "sft":
+        return float(made["tokens"] / made["rows"] * made["effective_batch_size"])
+    last = training.read_metrics(job.aside / "metrics.jsonl")[-1]
+    return float(last[LENGTH] * made["effective_batch_size"])
+
+
+def speed(tokens: float, ticks: Sequence[float]) -> dict[str, float]:
+    """Of the last step, which has `tokens`; `ticks`: when each step ended."""
+    seconds = ticks[-1] - ticks[-2]
+    return {"tokens_per_second": tokens / seconds, "seconds_per_step": seconds}
+
+
+def speed_told(stage: str, numbers: Mapping[str, Any]) -> str:
+    kind = "tokens" if stage == "sft" else "sampled tokens"
+    return f"{numbers['tokens_per_second']:,.0f} {kind}/s, {numbers['seconds_per_step']:.3g} s a step"
 
 
 def _run(run: Callable[[Job], Result], job: Job) -> Result:

@@ -36,7 +36,7 @@ from gwen25.chat import prompt_text, prompts_digest
 from gwen25.config import JudgeConfig
 from gwen25.errors import BadInput, JudgeUnavailable
 from gwen25.job import write_json
-from gwen25.rewards.providers import PROVIDERS
+from gwen25.rewards.providers import PROVIDERS, Unfinished
 from gwen25.rewards.sample import Sample, Tools
 
 # GOOGLE_API_KEY first, as both SDKs have it where both are set
@@ -254,6 +254,8 @@ def _classify(error: Exception) -> tuple[_Kind, str]:
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _TRANSPORTS:
         timeout = isinstance(error, TimeoutError) or "timeout" in type(error).__name__.lower()
         return "busy", "timeout" if timeout else "no_connection"
+    if isinstance(error, Unfinished):
+        return "unreadable", f"finish_{error.why}"
     # JSON, schema and decoding errors of what came back; protobuf's are no ValueErrors
     if isinstance(error, ValueError) or type(error).__module__ == "google.protobuf.json_format":
         return "unreadable", "no_reply"

@@ -1,12 +1,14 @@
 """How to ask each judging service: a table of factories, `(config, key) -> ask`, and `ask(prompt) -> reply or None`.
 
-None is an answer without text: blocked, or empty. A service that fails raises what its SDK raises; `judge` knows what each
+None is an answer without text: blocked, or empty. One that the service broke off raises Unfinished, whatever there is of it: a
+`{"score": 1}` that was cut may be the beginning of more. A service that fails raises what its SDK raises; `judge` knows what each
 means. None of them retries by itself, and none is sent temperature or top_p, which Gemini has deprecated.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 import warnings
 from collections.abc import Callable
@@ -25,6 +27,16 @@ _SCHEMA: Final[dict[str, Any]] = {
     "required": ["score"],
     "additionalProperties": False,
 }
+_ENDED: Final = frozenset({"", "stop", "finish_reason_unspecified"})  # Gemini's for a whole answer; some proxies give none
+_BROKEN_OFF: Final = frozenset({"length", "content_filter"})  # OpenAI's; other servers have words of their own for a whole one
+
+
+class Unfinished(ValueError):
+    """The answer was cut off, or filtered. `why`: the service's own word, as a name."""
+
+    def __init__(self, why: str):
+        self.why = re.sub(r"\W+", "_", why, flags=re.ASCII)[:40]
+        super().__init__(f"the answer was broken off: {self.why}")
 
 
 def _google_genai(config: JudgeConfig, key: str) -> Ask:
@@ -38,7 +50,10 @@ def _google_genai(config: JudgeConfig, key: str) -> Ask:
     settings = types.GenerateContentConfig(response_mime_type="application/json", response_json_schema=_SCHEMA)
 
     def ask(prompt: str) -> str | None:
-        return client.models.generate_content(model=config.model, contents=prompt, config=settings).text
+        response = client.models.generate_content(model=config.model, contents=prompt, config=settings)
+        finish = response.candidates[0].finish_reason if response.candidates else None
+        _require_end(finish.name if finish else "")
+        return response.text
 
     return ask
 
@@ -56,10 +71,20 @@ def _google_generativeai(config: JudgeConfig, key: str) -> Ask:
     def ask(prompt: str) -> str | None:
         # retry None: by itself it would try a 503 for 600 s, whatever the time-out
         response = model.generate_content(prompt, request_options={"timeout": config.timeout_seconds, "retry": None})
-        parts = response.candidates[0].content.parts if response.candidates else []
-        return "".join(part.text for part in parts) or None
+        if not response.candidates:
+            return None
+        finish = response.candidates[0].finish_reason  # a number where the SDK is older than the reason
+        _require_end(getattr(finish, "name", str(finish)))
+        # not `response.text`, which raises where a candidate has no part
+        return "".join(part.text for part in response.candidates[0].content.parts) or None
 
     return ask
+
+
+def _require_end(reason: str) -> None:
+    """Raises Unfinished for any reason of Gemini's but a whole answer."""
+    if reason.lower() not in _ENDED:
+        raise Unfinished(reason.lower())
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -82,9 +107,12 @@ def _openai(config: JudgeConfig, key: str) -> Ask:
         with opener.open(request, timeout=config.timeout_seconds) as response:
             reply = json.loads(response.read(_REPLY_BYTES))
         try:
-            text = reply["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
+            choice = reply["choices"][0]
+            finish, text = choice.get("finish_reason"), (choice.get("message") or {}).get("content")
+        except (AttributeError, KeyError, IndexError, TypeError):
             return None
+        if isinstance(finish, str) and finish in _BROKEN_OFF:
+            raise Unfinished(finish)
         return text if isinstance(text, str) and text else None
 
     return ask

@@ -54,13 +54,58 @@ def test_goals_are_met_and_missed() -> None:
     assert verdicts(runs(loss=2.001)) == [("yes", "NO")] * 2
 
 
-def test_a_cost_has_an_interval_and_a_verdict() -> None:
+def test_a_cost_has_an_interval() -> None:
     share, low, high = step_time.overhead([1.01] * 20, [1.0] * 20)
     assert share == pytest.approx(0.01) and low == pytest.approx(0.01) and high == pytest.approx(0.01)
-    slow = {"ours": [[1.03, 1.01]] * 20, "TRL": [[1.0, 1.0]] * 20, "callbacks": 0.03}
-    assert [row[-1] for row in list(sft._costs(slow))[1:]] == ["NO", "yes", "NO"]
     noisy = step_time.overhead([1.0, 2.0] * 10, [2.0, 1.0] * 10)
     assert noisy[1] < noisy[0] < noisy[2]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.003, 0.019, "held"),
+        (-0.003, 0.038, "not shown"),
+        (0.008, 0.07, "not shown"),
+        (0.021, 0.07, "exceeded"),
+        (0.0, 0.02, "not shown"),
+    ],
+)
+def test_a_bound_is_held_or_exceeded_only_where_the_whole_interval_says_so(low: float, high: float, said: str) -> None:
+    assert sft.verdict(low, high) == said
+
+
+def test_costs_are_judged_by_their_intervals_and_trl_over_itself_must_be_nothing() -> None:
+    def judged(ours: list[float], again: list[float], callbacks: float) -> list[str]:
+        steady = {"TRL": [[1.0, 1.0]] * 20, sft.AGAIN: [[each, each] for each in again], "callbacks": [callbacks] * 20}
+        return [row[-1] for row in list(sft._costs({**steady, "ours": [[each, 1.01] for each in ours]}))[1:]]
+
+    assert judged([1.01] * 20, [1.0] * 20, 0.001) == ["held", "held", "nothing", "nothing", "held"]
+    assert judged([1.03] * 20, [1.0] * 20, 0.03) == ["exceeded", "held", "nothing", "nothing", "exceeded"]
+    assert judged([0.9, 1.1] * 10, [1.01] * 20, 0.001) == ["not shown", "held", "NOT NOTHING", "NOT NOTHING", "held"]
+
+
+def test_trl_called_directly_has_the_nodes_settings_and_nothing_of_ours_in_it(tmp_path: Path) -> None:
+    base = trainers.base(tmp_path / "base")
+    rows = trainers.rows_of([20, 30, 40, 50], tmp_path / "rows.arrow")
+    section = {"per_device_train_batch_size": 4, "max_steps": 3, "max_length": 64, "save_steps": 25}
+    made = [
+        make(trainers.node(tmp_path / name, base, 4, **section), base, rows.dataset)
+        for name, make in (("ours", trainers.ours), ("direct", trainers.direct))
+    ]
+    ours, direct = made
+    settings = [{name: value for name, value in trainer.args.to_dict().items() if name != "output_dir"} for trainer in made]
+    assert settings[0] == settings[1]
+    shapes = [{name: (p.shape, p.dtype, p.requires_grad) for name, p in trainer.model.named_parameters()} for trainer in made]
+    assert shapes[0] == shapes[1]
+    loras = [trainer.model.peft_config["default"].to_dict() for trainer in made]
+    assert {name for name in loras[0] if loras[0][name] != loras[1][name]} <= {"base_model_name_or_path", "target_modules"}
+    assert set(loras[0]["target_modules"]) == set(loras[1]["target_modules"])
+    assert type(direct).__module__.startswith("trl.") and type(direct.data_collator) is type(ours.data_collator)
+    assert trainers.watch_of(ours) and not [
+        each for each in direct.callback_handler.callbacks if type(each).__module__.startswith("gwen25")
+    ]
+    assert not [module for module in direct.model.modules() if type(module).__module__.startswith("gwen25") or module._forward_pre_hooks]
 
 
 class Loop:
@@ -108,12 +153,14 @@ def test_a_trainer_that_fails_ends_the_bench() -> None:
         step_time.in_turn({name: (loop, loop.train) for name, loop in loops.items()})
 
 
-@pytest.mark.slow  # five trainers of a tiny model
+@pytest.mark.slow  # twelve trainers of a tiny model
 def test_the_quick_run_trains_compares_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sft.main(["--quick", "--json", str(tmp_path / "all.json")]) == 0
     shown = capsys.readouterr().out
-    assert "| 4 | packed | 1.00 |" in shown and "### A step of the node over TRL's" in shown
+    assert "| 4 | packed | 1.00 |" in shown and "### A step of the node, and of TRL again, over TRL's" in shown
     held: dict[str, Any] = json.loads((tmp_path / "all.json").read_text())
     losses = [run["loss"] for run in held["packing"]]
     assert len(losses) == 3 and max(losses) - min(losses) <= sft.TOLERANCE
-    assert len(held["cost"]["ours"]) == len(held["cost"]["TRL"]) == 3 and 0 < held["cost"]["callbacks"] < 1
+    # of 4 steps in each of 3 legs the first two and the last are left out
+    assert {name: len(taken) for name, taken in held["cost"].items()} == {"ours": 3, "TRL": 3, sft.AGAIN: 3, "callbacks": 3}
+    assert all(0 < seconds < 1 for seconds in held["cost"]["callbacks"])

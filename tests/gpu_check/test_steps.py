@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from gwen25 import training
 from gwen25.config import VLLM_PYTHON
-from gwen25.gpu_check import ROWS, Missing, Setting, beside, child, serving
+from gwen25.gpu_check import ROWS, Missing, Setting, beside, child, runner, serving, steps
 from gwen25.gpu_check.__main__ import main
 
 TRAINING = [row for row in ROWS if ".steps:" in row.does]
@@ -24,35 +27,137 @@ def run(tmp_path: Path, *options: str) -> tuple[int, list[dict[str, object]]]:
 
 def test_a_cap_is_on_each_training_row_and_on_no_other() -> None:
     assert [(row.profile, row.cap_gib) for row in TRAINING] == [("a100", 40), ("a100", 40), ("t4", 15), ("t4", 15)]
-    assert [(row.profile, row.cap_gib) for row in BESIDE] == [("a100", 40)] * 2, "as the row that they are told beside"
+    capped = [(row.name, row.profile, row.cap_gib) for row in BESIDE]
+    assert capped == [
+        ("sft, TRL", "a100", 40),
+        ("grpo, TRL", "a100", 40),
+        ("sft, TRL, t4", "t4", 15),
+        ("sft, Unsloth", "a100", 40),
+    ], "as the row that they are told beside"
     assert all(row.cap_gib is None for row in ROWS if row not in TRAINING + BESIDE)
 
 
-@pytest.mark.slow  # 100 s: four processes that import TRL and make two steps each
-def test_training_rows_measure_a_peak_beside_the_estimate(tmp_path: Path) -> None:
+def measured(row: dict[str, object]) -> dict[str, float]:
+    numbers = row["numbers"]
+    assert row["status"] == "ok" and isinstance(numbers, dict), row
+    return numbers
+
+
+@pytest.mark.slow  # 100 s: four processes that import TRL and make two or three steps each
+def test_training_rows_measure_their_speed_and_a_peak_beside_the_estimate(tmp_path: Path) -> None:
     status, rows = run(tmp_path, *(word for row in TRAINING for word in ("--only", row.name)))
     assert status == 0 and [row["status"] for row in rows] == ["ok"] * 5, rows
     for row in rows[1:]:
-        numbers = row["numbers"]
-        assert isinstance(numbers, dict)
+        numbers = measured(row)
         assert numbers["ratio"] == pytest.approx(numbers["peak_bytes"] / numbers["estimated_bytes"]) and 0.5 < numbers["ratio"] < 2
         assert "cap_bytes" not in numbers and "peak_allocated_bytes" not in numbers and "no cap on a CPU" in str(row["said"])
-        assert ("tokens_per_second" in numbers) == str(row["row"]).startswith("sft")
+        tokens = numbers["tokens_per_second"] * numbers["seconds_per_step"]
+        if str(row["row"]).startswith("sft"):  # one row of at most 512
+            assert 490 < tokens <= 512 and "sampled" not in str(row["said"])
+        else:  # four completions of at most 16
+            assert 4 <= round(tokens) <= 4 * 16 and "sampled tokens/s" in str(row["said"])
 
 
-@pytest.mark.slow  # 60 s: two processes that import TRL and make three steps each
-def test_trls_own_trainer_takes_the_same_rows_and_is_told_beside_ours(tmp_path: Path) -> None:
-    status, rows = run(tmp_path, "--only", "sft, a100", "--only", "sft, TRL", "--only", "sft, Unsloth")
-    ours, theirs, unsloth = (row["numbers"] for row in rows[1:])
-    assert status == 0 and isinstance(ours, dict) and isinstance(theirs, dict)
-    assert theirs["ours_over_this_speed"] == pytest.approx(ours["tokens_per_second"] / theirs["tokens_per_second"])
-    assert 0.5 < theirs["ours_over_this_peak"] < 2
-    assert rows[-1]["status"] == "missing" and "pip install unsloth" in str(rows[-1]["said"]) and unsloth == {}
+@pytest.mark.slow  # 150 s: six processes that import TRL and make two or three steps each
+def test_trls_own_trainers_take_the_same_rows_and_are_told_beside_ours(tmp_path: Path) -> None:
+    pairs = {"sft, TRL": "sft, a100", "grpo, TRL": "grpo, a100", "sft, TRL, t4": "sft, t4"}
+    status, found = run(tmp_path, *(word for name in chain(*pairs.items()) for word in ("--only", name)))
+    rows = {str(row["row"]): row for row in found}
+    assert status == 0 and len(rows) == 7
+    for name, own in pairs.items():
+        theirs, ours = measured(rows[name]), measured(rows[own])
+        assert theirs["ours_over_this_speed"] == pytest.approx(ours["tokens_per_second"] / theirs["tokens_per_second"])
+        assert (
+            theirs["ours_over_this_peak"] == pytest.approx(ours["peak_bytes"] / theirs["peak_bytes"])
+            and "of its peak" in rows[name]["said"]
+        )
+        assert 0.5 < theirs["ours_over_this_peak"] < 2
+        tokens = [each["tokens_per_second"] * each["seconds_per_step"] for each in (theirs, ours)]
+        if name.startswith("sft"):
+            assert tokens[0] == pytest.approx(tokens[1], rel=0.01), "the same rows"
+        else:
+            assert 4 <= round(tokens[0]) <= 4 * 16
+
+
+def test_the_same_settings_reach_trl(tmp_path: Path) -> None:
+    """Each of the config's values that a trainer has by its own name, and the type of the numbers."""
+    for row in BESIDE:
+        setting = Setting("cpu", "tiny", str(tmp_path))
+        config = steps.config_of(row, setting)
+        section = config.grpo if row.name.startswith("grpo") else config.sft
+        told = beside._arguments(section, setting)
+        assert all(told[name] == getattr(section, name) for name in beside.SHARED) and told["use_cpu"]
+        assert (told["bf16"], told["fp16"]) == ((True, False) if row.profile == "a100" else (False, True))
+        assert told[training.checkpointing_name()] is True
+        assert (beside._four_bit(config) is None) == (row.profile == "a100")
 
 
 def test_without_our_row_nothing_is_told_beside(tmp_path: Path) -> None:
     numbers = {"tokens_per_second": 7.0, "peak_bytes": 7}
-    assert "run `sft, a100` too" in beside._beside(numbers, Setting("cpu", "tiny", str(tmp_path))) and len(numbers) == 2
+    told = beside._beside(numbers, Setting("cpu", "tiny", str(tmp_path)), "sft, t4")
+    assert "run `sft, t4` too" in told and len(numbers) == 2
+
+
+# Unsloth, by a stand-in: its API as its documentation and its source have it (unsloth/models/loader.py, llama.py), and no more
+
+STAND_IN = """
+import json, os, pathlib, sys
+
+early = not {"trl", "transformers", "peft"} & set(sys.modules)  # it changes them as they are imported
+
+
+class FastLanguageModel:
+    @staticmethod
+    def from_pretrained(model_name="unsloth/Llama-3.2-1B-Instruct", max_seq_length=2048, dtype=None, load_in_4bit=True,
+                        load_in_8bit=False, load_in_16bit=False, full_finetuning=False, token=None, device_map="sequential"):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        note("from_pretrained", early=early, model_name=model_name, max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=load_in_4bit)
+        return AutoModelForCausalLM.from_pretrained(model_name, dtype=torch.bfloat16), AutoTokenizer.from_pretrained(model_name)
+
+    @staticmethod
+    def get_peft_model(model, r=16, target_modules=("q_proj",), lora_alpha=16, lora_dropout=0.0, bias="none", layers_to_transform=None,
+                       layers_pattern=None, use_gradient_checkpointing="unsloth", random_state=3407, max_seq_length=2048,
+                       use_rslora=False, modules_to_save=None, init_lora_weights=True, loftq_config=None):
+        from peft import LoraConfig, get_peft_model
+
+        note("get_peft_model", r=r, target_modules=target_modules, lora_alpha=lora_alpha, lora_dropout=lora_dropout, bias=bias,
+             use_gradient_checkpointing=use_gradient_checkpointing, random_state=random_state, max_seq_length=max_seq_length)
+        lora = LoraConfig(r=r, target_modules=target_modules, lora_alpha=lora_alpha, task_type="CAUSAL_LM")
+        return get_peft_model(model, lora)
+
+
+def note(call, **given):
+    with pathlib.Path(os.environ["STAND_IN_CALLS"]).open("a") as out:
+        out.write(json.dumps([call, given]) + "\\n")
+"""
+
+
+@pytest.mark.slow  # 60 s: two processes that import TRL and make three steps each
+def test_unsloth_is_called_as_documented_and_told_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "unsloth.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path / "packages")  # where the runner looks for it
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))  # and the row's process
+    monkeypatch.setenv("STAND_IN_CALLS", str(tmp_path / "calls"))
+    status, rows = run(tmp_path, "--only", "sft, a100", "--only", "sft, Unsloth")
+    ours, theirs = (measured(row) for row in rows[1:])
+    assert status == 0 and theirs["tokens_per_second"] > 0 and theirs["peak_bytes"] > 0
+    assert theirs["ours_over_this_speed"] == pytest.approx(ours["tokens_per_second"] / theirs["tokens_per_second"])
+    (first, loaded), (second, tuned) = (json.loads(line) for line in (tmp_path / "calls").read_text().splitlines())
+    assert (first, second) == ("from_pretrained", "get_peft_model")
+    assert loaded["early"], "it is imported before what it changes"
+    assert Path(loaded["model_name"]).name == "tiny" and not loaded["load_in_4bit"] and loaded["max_seq_length"] == 512
+    assert (tuned["r"], tuned["lora_alpha"], tuned["lora_dropout"], tuned["bias"]) == (32, 64, 0.0, "none")
+    assert {"q_proj", "down_proj"} < set(tuned["target_modules"]) and len(tuned["target_modules"]) == 7
+    assert tuned["use_gradient_checkpointing"] == "unsloth" and (tuned["random_state"], tuned["max_seq_length"]) == (42, 512)
+
+
+@pytest.mark.skipif(find_spec("unsloth") is not None, reason="Unsloth is installed here")
+def test_without_unsloth_its_row_is_missing_and_says_how_to_get_it(tmp_path: Path) -> None:
+    [row] = [row for row in BESIDE if row.name == "sft, Unsloth"]
+    assert runner.missing(row, Setting("cpu", "tiny", str(tmp_path))) == "not installed: unsloth; pip install unsloth"
 
 
 def test_without_its_environment_vllm_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,12 +16,16 @@ SECRET = "test-key-that-no-message-may-hold"
 
 @dataclass(frozen=True)
 class Reply:
-    """What the service does with a request: text of an answer, or a status, or one of the ways to say nothing."""
+    """What the service does with a request: text of an answer, or a status, or one of the ways to say nothing.
+
+    `finish`: why the answer ended, in Gemini's or OpenAI's words. Without a text there is then a candidate that holds none.
+    """
 
     text: str | None = None
     status: int = 200
     error: str = "as scripted"
     blocked: bool = False
+    finish: str | None = None
     raw: bytes | None = None
     delay: float = 0
 
@@ -34,14 +38,17 @@ class Reply:
         return {"error": {"code": self.status, "message": self.error, "status": "AS_SCRIPTED"}}
 
     def _openai(self) -> dict[str, Any]:
-        return {"choices": [] if self.text is None else [{"message": {"role": "assistant", "content": self.text}}]}
+        if self.text is None and self.finish is None:
+            return {"choices": []}
+        return {"choices": [{"message": {"role": "assistant", "content": self.text}, "finish_reason": self.finish or "stop"}]}
 
     def _gemini(self) -> dict[str, Any]:
         if self.blocked:
             return {"promptFeedback": {"blockReason": "SAFETY"}}
         if self.text is None:
-            return {"candidates": []}
-        return {"candidates": [{"content": {"role": "model", "parts": [{"text": self.text}]}, "finishReason": "STOP"}]}
+            return {"candidates": [] if self.finish is None else [{"finishReason": self.finish, "index": 0}]}
+        content = {"role": "model", "parts": [{"text": self.text}]}
+        return {"candidates": [{"content": content, "finishReason": self.finish or "STOP"}]}
 
 
 @dataclass

@@ -108,6 +108,30 @@ def test_no_score_is_unknown_after_one_more_try(service: Service, provider: str,
     assert ask(service, provider, tmp_path).score([PAIR]) == [0.5], "an unknown score is never cached"
 
 
+@pytest.mark.parametrize("text", [None, "", '{"score": 1', '{"score": 1}', '{"score": 0}'], ids=["none", "empty", "part", "one", "zero"])
+@pytest.mark.parametrize("gemini", ["MAX_TOKENS", "SAFETY", "RECITATION"])
+def test_an_answer_that_the_service_broke_off_is_unknown(
+    service: Service, provider: str, tmp_path: Path, gemini: str, text: str | None
+) -> None:
+    """Even where what there is of it reads as a score: `{"score": 1}` may be the beginning of more."""
+    finish = ("length" if gemini == "MAX_TOKENS" else "content_filter") if provider == "openai" else gemini
+    service.reply = lambda number, prompt: Reply(text, finish=finish)
+    judge = ask(service, provider, tmp_path)
+    assert judge.score([PAIR]) == [None]
+    assert len(service.prompts) == 2 and judge.counts[f"failures/finish_{finish.lower()}"] == 2, dict(judge.counts)
+    assert judge.last_failure is not None and finish.lower() in judge.last_failure, "the run's last words say why"
+    assert not list(tmp_path.glob("*.json")), "an unknown score is never cached"
+
+
+@pytest.mark.parametrize("text", [None, '{"score": 0.5}'])
+def test_an_end_that_the_client_does_not_know_ends_no_run(service: Service, provider: str, tmp_path: Path, text: str | None) -> None:
+    """Services learn new words, and what they say comes into the names of measures."""
+    service.reply = lambda number, prompt: Reply(text, finish="NEW \n| word" * 9)
+    judge = ask(service, provider, tmp_path)
+    assert judge.score([PAIR]) in ([None], [text and 0.5])
+    assert all(name.replace("/", "_").replace("_", "").isalnum() and len(name) < 60 for name in judge.counts)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refused_key_or_unknown_model_ends_the_run(
     service: Service, provider: str, tmp_path: Path, status: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
@@ -130,6 +154,12 @@ def test_geminis_400_for_a_bad_key_ends_the_run(service: Service, provider: str,
     else:
         with pytest.raises(JudgeUnavailable, match="HTTP 400"):
             ask(service, provider, tmp_path).score([PAIR])
+
+
+@pytest.mark.parametrize("body", ['{"choices": [{"finish_reason": ["length"]}]}', '{"choices": [7]}', '{"choices": {}}', "[]", "null"])
+def test_a_reply_of_another_shape_is_unknown(service: Service, tmp_path: Path, body: str) -> None:
+    service.reply = lambda number, prompt: Reply(raw=body.encode())
+    assert ask(service, "openai", tmp_path).score([PAIR]) == [None]
 
 
 def test_any_other_400_is_unknown_and_not_asked_again(service: Service, provider: str, tmp_path: Path) -> None:

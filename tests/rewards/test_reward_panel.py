@@ -159,6 +159,35 @@ def test_metrics_count_what_is_unknown(service: Service, tmp_path: Path) -> None
     json.dumps(metrics, allow_nan=False)
 
 
+@pytest.mark.parametrize("policy", ["completion", "group"])
+def test_the_share_without_a_reward_is_of_the_completions_that_ended(service: Service, tmp_path: Path, policy: Any) -> None:
+    """What the watch reads: `frac_reward_none`. What is cut off, and what the judge holds for wrong, is not unknown."""
+    service.reply = by_the_code
+    told: list[tuple[str, float]] = []
+
+    def shares(answers: list[str], **columns: Any) -> dict[str, float]:
+        told.clear()
+        settings: dict[str, Any] = {"none_policy": policy, "min_reward_coverage": 0, "mask_truncated_completions": True}
+        call(panel(service, tmp_path, **settings), answers, log_metric=lambda *measured: told.append(measured), **columns)
+        assert len(dict(told)) == len(told), "each is told once, not by every reward"
+        return dict(told)
+
+    group = judged(1.0, None, None, 0.0)
+    assert shares(group)["frac_reward_none"] == 0.5
+    assert shares(judged(0.0, 0.5, 0.0, 0.0))["frac_reward_none"] == 0.0, "wrong is known"
+    assert shares([*group, *judged(1.0, 0.0, 0.0, 0.0)])["frac_reward_none"] == 0.25
+    whole, cut = [OTHER, END], [OTHER, OTHER]
+    assert shares(group, completion_ids=[cut, whole, whole, whole])["frac_reward_none"] == pytest.approx(2 / 3)
+    assert "frac_reward_none" not in shares(group, completion_ids=[cut] * 4), "nobody ended: there is no such share"
+
+
+def test_what_no_reward_applies_to_has_none(tmp_path: Path) -> None:
+    """Rows without tests, and no judge: each such completion is without a reward, and the log says what share they are."""
+    told: dict[str, float] = {}
+    call(panel(None, tmp_path, min_reward_coverage=0), [answer(RIGHT)] * 4, tests_json=[""] * 4, log_metric=told.__setitem__)
+    assert told["frac_reward_none"] == 1.0 and "frac_programs_passed" not in told
+
+
 def test_a_judge_that_stays_down_ends_the_run_as_soon_as_that_is_certain(service: Service, tmp_path: Path) -> None:
     service.reply = by_the_code
     this = panel(service, tmp_path, coverage_window=5, min_reward_coverage=0.6, rewards=("judge",))
@@ -166,6 +195,14 @@ def test_a_judge_that_stays_down_ends_the_run_as_soon_as_that_is_certain(service
     call(this, judged(None, None, None, None))  # three good batches could still bring 0.6
     with pytest.raises(JudgeUnavailable, match=r"known for 0 of the last 12 .*HTTP 503"):
         call(this, judged(None, None, None, None))
+
+
+def test_a_judge_that_breaks_its_answers_off_is_told_as_the_cause(service: Service, tmp_path: Path) -> None:
+    service.reply = lambda number, prompt: Reply('{"score": 1}', finish="length")
+    this = panel(service, tmp_path, rewards=("judge",))
+    with pytest.raises(JudgeUnavailable, match=r"known for 0 of the last 12 completions; .*last failure: .*broken off: length"):
+        for _ in range(3):
+            assert call(this, judged(1.0, 1.0, 1.0, 1.0))["judge"] == [None] * 4, "no score, and none of 1.0"
 
 
 def test_an_outage_slides_out_of_the_window(service: Service, tmp_path: Path) -> None:
