@@ -14,9 +14,9 @@ run: setup            ## the whole pipeline on the smoke profile
 # two at a time, a file's tests together: most of a slow test's time is one process that waits for another
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-SURVIVAL := $(addprefix tests/, flows/test_deaths.py flows/test_finetune.py test_checkpoint_choice.py test_fitted.py test_out_of_memory.py \
-  test_slices.py test_stage.py test_trackers.py test_training.py rewards/test_reward_judge.py rewards/test_reward_panel.py \
-  $(addprefix pipelines/test_, grpo.py grpo_redraw.py kills.py memory_limits.py preemption.py sft.py))
+SURVIVAL := $(addprefix tests/, $(addprefix pipelines/test_, kills.py preemption.py memory_limits.py sft.py grpo.py grpo_redraw.py) \
+  flows/test_finetune.py flows/test_deaths.py test_checkpoint_choice.py test_fitted.py test_out_of_memory.py test_slices.py test_stage.py \
+  test_trackers.py test_training.py rewards/test_reward_judge.py rewards/test_reward_panel.py)
 
 test: setup           ## every test that needs neither a GPU nor a server, nor minutes
 	$(PYTEST) -m "not gpu and not server and not slow and not long"

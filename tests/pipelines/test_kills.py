@@ -203,7 +203,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Input:
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, data: Input) -> Input:
-    """A trained adapter, so that some completions keep the format and groups have something to compare."""
+    """A trained adapter of the untrained model: some completions keep the format, and about half of the groups are all alike."""
     from gwen25.pipelines import sft
 
     section = jobs.config(sft__max_steps=24, sft__save_steps=100, sft__lora_r=32, sft__lora_alpha=64, sft__learning_rate=0.01).sft
@@ -211,16 +211,23 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, data: In
     return jobs.artifact(job.work, "sft", sft.run(job).facts)
 
 
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, data: Input) -> tuple[Path, Input]:
+    """A base and an adapter whose every group has something to compare; `adapter` leaves some groups to be drawn again."""
+    return jobs.taught_a_little(tmp_path_factory.mktemp("taught"), data)
+
+
 Begin = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def begin(tiny_model: Path, data: Input, prompts: Input, adapter: Input) -> Begin:
+def begin(tiny_model: Path, data: Input, prompts: Input, adapter: Input, taught: tuple[Path, Input]) -> Begin:
     def begin(stage: str, work: Path, **options: object) -> Run:
         section = getattr(jobs.config(**SETTINGS[stage], **options), stage)
-        inputs = {"dataset": data} if stage == "sft" else {"dataset": prompts, "sft": adapter}
+        base, start = taught if stage == "grpo" and "grpo__redraw_zero_spread" not in options else (tiny_model, adapter)
+        inputs = {"dataset": data} if stage == "sft" else {"dataset": prompts, "sft": start}
         micro = section.per_device_train_batch_size
-        return Run(jobs.job(stage, work, section, tiny_model, inputs, {} if stage == "sft" else REWARDS, micro), [])
+        return Run(jobs.job(stage, work, section, base, inputs, {} if stage == "sft" else REWARDS, micro), [])
 
     return begin
 
@@ -234,6 +241,8 @@ def straight(begin: Begin, tmp_path_factory: pytest.TempPathFactory) -> Callable
         if stage not in made:
             made[stage] = begin(stage, tmp_path_factory.mktemp(f"straight-{stage}"))
             made[stage].finish()
+            if stage == "grpo":
+                jobs.losses_by_rewards(made[stage].job)
         return made[stage]
 
     return straight
@@ -318,6 +327,7 @@ def draws(job: Job) -> list[int]:
 def test_a_death_while_groups_are_drawn_again_changes_nothing(begin: Begin, tmp_path: Path) -> None:
     straight, run = (begin("grpo", tmp_path / name, grpo__redraw_zero_spread=2) for name in ("straight", "killed"))
     straight.finish()
+    jobs.losses_by_rewards(straight.job)
     drawn = draws(straight.job)
     # from 0; a first draw has no step before it that is its own. The middle one, with whole checkpoints before it and steps after it
     again = [at for at in range(1, len(drawn)) if drawn[at] == drawn[at - 1] and SAVED_EVERY < drawn[at] < STEPS]
@@ -333,6 +343,7 @@ def test_a_death_between_two_steps_on_one_sampling_changes_nothing(begin: Begin,
     """Steps 7 and 8 share their completions; a process that dies as 8 begins has trained on them once."""
     straight, run = (begin("grpo", tmp_path / name, grpo__num_iterations=2) for name in ("straight", "killed"))
     straight.finish()
+    jobs.losses_by_rewards(straight.job)
     assert draws(straight.job) == [1, 3, 5, 7, 9, 11]
     assert killed_at(run, "8", tmp_path / "faults") == [1, 3, 5, 7]
     assert [row["step"] for row in logged(run.job)][-1] == 7

@@ -43,17 +43,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Input:
     return jobs.dataset(tmp_path_factory.mktemp("dataset") / "a")
 
 
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, data: Input) -> tuple[Path, Input]:
+    return jobs.taught_a_little(tmp_path_factory.mktemp("taught"), data)
+
+
 Make = Callable[..., Job]
 
 
 @pytest.fixture
-def make(tmp_path: Path, tiny_model: Path, data: Input) -> Make:
+def make(tmp_path: Path, tiny_model: Path, data: Input, request: pytest.FixtureRequest) -> Make:
     def make(stage: str, name: str = "work", micro_batch: int = 2) -> Job:
         section = getattr(jobs.config(**(SFT if stage == "sft" else GRPO)), stage)
         if stage == "sft":
             return jobs.job("sft", tmp_path / name, section, tiny_model, {"dataset": data}, micro_batch=micro_batch)
-        start = jobs.trained_adapter(tmp_path / f"adapter-{name}", tiny_model)
-        return jobs.job("grpo", tmp_path / name, section, tiny_model, {"dataset": data, "sft": start}, REWARDS, micro_batch)
+        base, start = request.getfixturevalue("taught")  # seconds, which SFT's tests need not wait
+        return jobs.job("grpo", tmp_path / name, section, base, {"dataset": data, "sft": start}, REWARDS, micro_batch)
 
     return make
 
@@ -140,6 +145,7 @@ def test_sampling_is_given_up_within_seconds(make: Make) -> None:
     straight, job = make("grpo", "straight", 4), make("grpo", micro_batch=4)
     status, output = jobs.run_child(straight)
     assert status == 0, output
+    jobs.losses_by_rewards(straight)
     for step, saved in ((2, 2), (3, 3)):
         process = jobs.child(job)
         assert process.stdout is not None
@@ -161,8 +167,8 @@ def test_sampling_is_given_up_within_seconds(make: Make) -> None:
     assert jobs.files(job.payload) == jobs.files(straight.payload)
     rows = [[{**row, "step_time": None} for row in training.read_metrics(one.aside / "metrics.jsonl")] for one in (job, straight)]
     assert rows[0] == rows[1]
-    counts = [training.read_metrics(one.aside / "rewards.jsonl") for one in (job, straight)]
-    assert counts[0] == counts[1]
+    for name in ("rewards.jsonl", "completions.jsonl"):
+        assert training.read_metrics(job.aside / name) == training.read_metrics(straight.aside / name)
 
 
 def _plan(job: Job, processes: int, key: str) -> Plan:

@@ -17,6 +17,7 @@ from gwen25.chat import FORMATS, problem_messages
 from gwen25.config import Config, load_config
 from gwen25.data import Problem, TestCase, read_jsonl
 from gwen25.job import Input, Job, Result, write_json
+from gwen25.samples import tiny
 
 FORMAT = FORMATS["chatml-think"]
 BASE = {"digest": "0" * 64}
@@ -169,8 +170,29 @@ def go_on(run: Run, made: Job, straight: Job, expected: Result) -> None:
     assert result == expected
 
 
+def losses_by_rewards(made: Job) -> None:
+    """Hold that GRPO trained by rewards here: without a group whose rewards differ, equal runs are equal for nothing having happened."""
+    rows = [row for _, row in read_jsonl(made.aside / "metrics.jsonl")]
+    compared = [row["frac_groups_compared"] for row in rows if "frac_groups_compared" in row]  # by the panel, of steps that sampled
+    assert sum(share > 0 for share in compared) >= len(compared) / 3, f"too few groups had two different rewards: {compared}"
+    taught = next(row for row in rows if row.get("frac_groups_compared"))
+    assert taught["frac_reward_zero_std"] < 1 and taught["reward_std"] > 0 and taught["grad_norm"] > 0, taught
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def taught_a_little(folder: Path, data: Input) -> tuple[Path, Input]:
+    """The pretrained tiny model and an adapter after six steps of real SFT: some completions keep the format, a few programs
+    are right, and most groups have something to compare. Random matrices on the untrained model earn nothing.
+    """
+    from gwen25.pipelines import sft
+
+    tiny.build(folder / "base", pretrained=True)
+    section = config(sft__max_steps=6, sft__save_steps=100, sft__lora_r=32, sft__lora_alpha=64).sft
+    taught = job("sft", folder / "sft", section, folder / "base", {"dataset": data}, micro_batch=8)
+    return folder / "base", artifact(taught.work, "sft", sft.run(taught).facts)
 
 
 def trained_adapter(folder: Path, base: Path, *, rank: int = 8, strength: float = 0.05, chat_tokens: bool = False) -> Input:
