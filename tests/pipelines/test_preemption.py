@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,8 +70,9 @@ def _base_by_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _not_terminating() -> None:
-    terminating.clear()
+def _not_terminating() -> Iterator[None]:
+    yield
+    terminating.clear()  # the flag is the process's: the next file's trainings would be given up
 
 
 def test_a_step_under_way_is_given_up_and_taken_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
