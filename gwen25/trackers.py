@@ -19,6 +19,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import struct
+from collections.abc import Iterator
 from copy import copy
 from importlib import util
 from pathlib import Path
@@ -135,7 +137,7 @@ def once(job: Job, name: str, tracker: type) -> Any:
             self.drawn.update(points.values())  # the base model's held-out loss is of the same step
 
         def _init_summary_writer(self, *_: Any, **__: Any) -> None:  # TensorBoard's, which would not mark its files as ours
-            self.tb_writer = self._SummaryWriter(str(_folder()), filename_suffix=f".{_id(job)}")
+            self.tb_writer = self._SummaryWriter(_folder(), filename_suffix=f".{_id(job)}")
 
         def log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             _name(args, job)  # a run whose training was done already begins here
@@ -175,17 +177,33 @@ def _name(args: Any, job: Job) -> None:
     args.run_name, args.project, args.trackio_static_space_id = _run(job), PROJECT, False
 
 
-def _folder() -> Path:
-    return Path(os.environ["TENSORBOARD_LOGGING_DIR"]).expanduser()
+def _folder() -> str:
+    return os.path.expanduser(os.environ["TENSORBOARD_LOGGING_DIR"])  # noqa: PTH111 - a Path makes s3:/ of s3://
 
 
 def _drawn(job: Job) -> set[tuple[str, int]]:
-    """Tags and steps in this work folder's event files; a record that a death cut off is none. Other runs may share the folder."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader  # type: ignore[import-untyped]
+    """Tags and steps in this work folder's event files. Other runs may share the folder."""
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+    from tensorboard.compat.tensorflow_stub.io import gfile  # type: ignore[import-untyped]
 
-    files = _folder().glob(f"*tfevents*.{_id(job)}")
-    events = (event for file in files for event in EventFileLoader(str(file)).Load())
+    files = gfile.glob(f"{_folder()}/*tfevents*.{_id(job)}")
+    events = (Event.FromString(record) for file in files for record in _records(gfile.GFile(file, "rb").read()))
     return {(value.tag, event.step) for event in events for value in event.summary.value}
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    """A TFRecord file's records (tensorflow/core/lib/io/record_writer.h): length, its checksum, the record, its checksum.
+
+    One that a death cut off is none. Sums are not taken: TensorBoard's reader does so in Python, 0.7 ms a point, half a minute of
+    a GPU for a run of 1,000 steps with 45 curves.
+    """
+    at = 0
+    while len(content) >= at + 12:
+        end = at + 12 + int(struct.unpack_from("<Q", content, at)[0])
+        if len(content) < end + 4:
+            return
+        yield content[at + 12 : end]
+        at = end + 4
 
 
 def _last(job: Job) -> int:

@@ -136,7 +136,9 @@ def _in_few_colours(content: bytes) -> bytes:
 
     smaller = io.BytesIO()
     try:
-        Image.open(io.BytesIO(content)).convert("RGB").quantize(COLOURS).save(smaller, "PNG", optimize=True)
-    except OSError:  # no picture
+        picture = Image.open(io.BytesIO(content)).convert("RGBA")
+        paper = Image.new("RGBA", picture.size, "white")  # else what is transparent would be black
+        Image.alpha_composite(paper, picture).convert("RGB").quantize(COLOURS).save(smaller, "PNG", optimize=True)
+    except Exception:  # no picture, or one of billions of pixels: the page is worth more than it
         return content
     return smaller.getvalue()

@@ -314,6 +314,30 @@ def test_runs_that_share_a_folder_of_tensorboard_hide_nothing_of_each_other(make
     assert sorted(step for step, _ in points(tmp_path / "shared", "train/loss")) == [1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("folder", ["s3://bucket/logs", "gs://bucket/logs"])
+def test_a_folder_far_away_stays_an_address(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", folder)
+    assert trackers._folder() == folder
+
+
+def test_records_are_those_of_tensorboards_own_writer_and_a_torn_one_is_none(tmp_path: Path) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    events = [Event(step=step, wall_time=1.0 + step).SerializeToString() for step in range(3)]
+    with (tmp_path / "records").open("wb") as file:
+        writer = RecordWriter(file)
+        for event in events:
+            writer.write(event)
+    content = (tmp_path / "records").read_bytes()
+    assert list(trackers._records(content)) == events
+    for cut in range(len(content)):
+        whole = list(trackers._records(content[:cut]))
+        assert whole == events[: len(whole)] and len(whole) == sum(
+            cut >= sum(16 + len(event) for event in events[: count + 1]) for count in range(3)
+        )
+
+
 def test_a_tracker_that_fails_costs_a_warning_and_no_training(make, capsys: pytest.CaptureFixture[str]) -> None:
     job = make("job", "wandb")
     broken = told(job, type("Broken", (Tracker,), {"broken": True}), [1, 2, 3])

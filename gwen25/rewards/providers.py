@@ -27,8 +27,10 @@ _SCHEMA: Final[dict[str, Any]] = {
     "required": ["score"],
     "additionalProperties": False,
 }
-_ENDED: Final = frozenset({"", "stop", "finish_reason_unspecified"})  # Gemini's for a whole answer; some proxies give none
-_BROKEN_OFF: Final = frozenset({"length", "content_filter"})  # OpenAI's; other servers have words of their own for a whole one
+# Gemini's for a whole answer; some proxies give none. google-generativeai takes a reason that it does not know for unspecified
+_ENDED: Final = frozenset({"", "stop"})
+# OpenAI's, then those of Mistral, DeepSeek and vLLM; other servers have words of their own for a whole answer too
+_BROKEN_OFF: Final = frozenset({"length", "content_filter", "model_length", "error", "insufficient_system_resource", "abort"})
 
 
 class Unfinished(ValueError):
@@ -73,7 +75,7 @@ def _google_generativeai(config: JudgeConfig, key: str) -> Ask:
         response = model.generate_content(prompt, request_options={"timeout": config.timeout_seconds, "retry": None})
         if not response.candidates:
             return None
-        finish = response.candidates[0].finish_reason  # a number where the SDK is older than the reason
+        finish = response.candidates[0].finish_reason
         _require_end(getattr(finish, "name", str(finish)))
         # not `response.text`, which raises where a candidate has no part
         return "".join(part.text for part in response.candidates[0].content.parts) or None
