@@ -9,11 +9,12 @@ padding out could gain at equal speed for each computed token: computed tokens o
 turn, and gains are taken within a round; the loss over all rows, before anything is trained, must be the same in all three.
 
 Cost: the node's trainer beside TRL's SFTTrainer called directly with the same settings (`trainers.direct`), a step each in turn
-(`step_time`), and beside both TRL's once more: over itself it must come to nothing, or what was measured is the machine. Who goes first
-changes from leg to leg. At most 2 % is `held` where the 95 % interval ends below 2 %, `exceeded` where it begins above, and else
-`not shown`. A quiet machine is needed: 160 pairs of steps of 0.27 s (--rows 48 --scale 32) left +-2 %, so some 600 can show 1 %:
+(`step_time`), and beside both TRL's once more: over itself it must come to nothing, or what was measured is the machine. Six legs have
+the six orders of the three, so each goes behind each other equally often. All save a checkpoint after the same steps, every 20th. The
+cost is a ratio of means: all our steps' seconds over TRL's. At most 2 % is `held` where the 95 % interval ends below 2 %, `exceeded` where
+it begins above, and else, or where TRL over itself is NOT NOTHING, `not shown`. A quiet machine is needed, and steps enough:
 
-    python -m bench.sft --only cost --rows 48 --scale 32 --steps 600        9 minutes
+    OMP_NUM_THREADS=1 python -m bench.sft --only cost --rows 48 --scale 32 --steps 360        6 minutes where a step takes 0.27 s
 
 Lengths are divided by --scale and so is the model's width, which keeps attention's share of the work. Not here: a GPU.
 """
@@ -28,7 +29,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,10 @@ RANDOM, SORTED, PACKED = WAYS = ["padded, random batches", "padded, sorted by le
 GOAL = 0.85  # of the padding-free ceiling
 COST = 0.02  # of TRL's step
 AGAIN = "TRL again"
-LEGS = 3  # of the comparison of steps: each contestant is first in one
+NOTHING, NOT_SHOWN = "nothing", "not shown"
+LEGS = 6  # of the comparison of steps: the orders of three contestants
+SAVED = 20  # steps from checkpoint to checkpoint, in all contestants
+FIRST = 5  # steps of a leg that meet caches and allocators which later ones find filled
 TOLERANCE = 1e-5  # nats a token
 DRAWS = 400  # random orders that a ceiling is the mean of
 
@@ -83,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--scale", type=int, default=16, help="what lengths are divided by")
-    parser.add_argument("--steps", type=int, default=360, help=f"of each trainer, where their steps are compared; in {LEGS} legs")
+    parser.add_argument("--steps", type=int, default=360, help=f"of each trainer, where compared; a multiple of {LEGS * SAVED}")
     parser.add_argument("--only", choices=["packing", "cost"])
     parser.add_argument("--quick", action="store_true", help="seconds: that it works, no figures to quote")
     parser.add_argument("--json", type=Path, help="write every figure there")
@@ -174,19 +178,19 @@ def _quiet() -> Iterator[None]:
 
 def _cost(lengths: list[int], steps: int, base: Path, work: Path) -> dict[str, Any]:
     """Seconds of the node's steps, of TRL's and of TRL's again, and what the node's callbacks take of each of its steps."""
-    names, held = ["ours", "TRL", AGAIN], {"ours": [], "TRL": [], AGAIN: [], "callbacks": []}
+    held: dict[str, Any] = {"ours": [], "TRL": [], AGAIN: [], "callbacks": []}
     work.mkdir()
-    for leg in range(LEGS):
-        for name, taken in _leg(lengths, max(3, steps // LEGS), base, work / str(leg), names[leg:] + names[:leg]).items():
+    for leg, names in enumerate(permutations(["ours", "TRL", AGAIN])):
+        for name, taken in _leg(lengths, FIRST + max(1, steps // LEGS) + 1, base, work / str(leg), names).items():
             held[name] += taken
     return held
 
 
-def _leg(lengths: list[int], steps: int, base: Path, work: Path, names: list[str]) -> dict[str, list[Any]]:
-    """All on the same batches of 4 rows in the same order, checkpoints included."""
+def _leg(lengths: list[int], steps: int, base: Path, work: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    """All on the same batches of 4 rows in the same order, checkpoints included. The first FIRST steps and the last are left out."""
     work.mkdir()
     rows = trainers.rows_of([*chain.from_iterable([lengths] * (1 + 4 * steps // len(lengths)))][: 4 * steps], work / "rows.arrow")
-    section = {"per_device_train_batch_size": 4, "max_steps": steps, "max_length": max(64, max(lengths)), "save_steps": 25}
+    section = {"per_device_train_batch_size": 4, "max_steps": steps, "max_length": max(64, max(lengths)), "save_steps": SAVED}
     jobs = {name: trainers.node(work / name, base, 4, **section) for name in names}
     with _quiet():
         made = {name: (trainers.ours if name == "ours" else trainers.direct)(job, base, rows.dataset) for name, job in jobs.items()}
@@ -194,9 +198,8 @@ def _leg(lengths: list[int], steps: int, base: Path, work: Path, names: list[str
         events = [step_time.timed(watch, [event]) for event in ("on_step_begin", "on_step_end", "on_log")]
         starts = {name: trainer.train for name, trainer in made.items()} | {"ours": lambda: training.train(made["ours"], jobs["ours"])}
         spans = step_time.in_turn({name: (made[name], starts[name]) for name in names})
-    first = min(5, steps // 2)  # they meet caches and allocators that later ones find filled
     callbacks = [sum(calls) for calls in zip(*(taken[:steps] for taken in events), strict=True)]  # the closing summary is one log more
-    return {name: [list(span) for span in taken[first:-1]] for name, taken in spans.items()} | {"callbacks": callbacks[first:-1]}
+    return {name: [list(span) for span in taken[FIRST:-1]] for name, taken in spans.items()} | {"callbacks": callbacks[FIRST:-1]}
 
 
 # ------------------------------------------------------------------------------------------------------------------ report
@@ -208,7 +211,8 @@ def markdown(report: dict[str, Any]) -> str:
         runs = [Run(**run) for run in report["packing"]]
         parts += ["### Packing", table(_rows(runs)), table(_goals(runs, report["ceilings"]))]
     if "cost" in report:
-        parts += ["### A step of the node, and of TRL again, over TRL's", table(_costs(report["cost"]))]
+        said = f"The sum of all steps over TRL's, less 1; bootstrap over blocks of {SAVED} steps (one checkpoint), over steps if few."
+        parts += ["### A step of the node, and of TRL again, over TRL's", said, table(_costs(report["cost"]))]
     return "\n\n".join(parts)
 
 
@@ -255,7 +259,13 @@ def _goals(runs: list[Run], ceilings: dict[int, float]) -> Iterator[tuple[str, .
 
 def verdict(low: float, high: float) -> str:
     """What a 95 % interval of a cost shows of COST."""
-    return "held" if high < COST else "exceeded" if low > COST else "not shown"
+    return "held" if high < COST else "exceeded" if low > COST else NOT_SHOWN
+
+
+def control(again: Sequence[float], theirs: Sequence[float]) -> str:
+    """What TRL's steps over TRL's own show."""
+    _, low, high = step_time.overhead(again, theirs, SAVED)
+    return NOTHING if low <= 0 <= high else "NOT NOTHING"
 
 
 def _costs(cost: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -263,12 +273,13 @@ def _costs(cost: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield ("time", "steps", "ms", "TRL ms", "over TRL", "95 % interval", f"at most {COST:.0%}")
     for name in ("ours", AGAIN):
         for at, kind in enumerate(("wall", "CPU")):
-            taken, theirs = ([span[at] for span in cost[each]] for each in (name, "TRL"))
-            share, low, high = step_time.overhead(taken, theirs)
-            judged = verdict(low, high) if name == "ours" else "nothing" if low <= 0 <= high else "NOT NOTHING"
+            taken, theirs, again = ([span[at] for span in cost[each]] for each in (name, "TRL", AGAIN))
+            share, low, high = step_time.overhead(taken, theirs, SAVED)
+            same = control(again, theirs)
+            judged = same if name == AGAIN else verdict(low, high) if same == NOTHING else NOT_SHOWN
             yield (f"{name}, {kind}", str(len(taken)), *_told(taken, theirs), f"{share:+.2%}", f"{low:+.2%} to {high:+.2%}", judged)
     alone, steps = cost["callbacks"], [span[1] for span in cost["TRL"]]
-    share, low, high = step_time.overhead([own + step for own, step in zip(alone, steps, strict=True)], steps)
+    share, low, high = step_time.overhead([own + step for own, step in zip(alone, steps, strict=True)], steps, SAVED)
     yield (
         "CPU of our callbacks alone",
         str(len(alone)),
@@ -280,7 +291,7 @@ def _costs(cost: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _told(*taken: Sequence[float]) -> Iterator[str]:
-    return (f"{1e3 * statistics.median(each):.2f}" for each in taken)
+    return (f"{1e3 * statistics.fmean(each):.2f}" for each in taken)
 
 
 if __name__ == "__main__":

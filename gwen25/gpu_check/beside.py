@@ -2,7 +2,8 @@
 
 The rows, the base, the config's values and the cap are those of our row of the same stage and profile, whose figures are told beside. What
 is compared is the time of the last step and the peak of the process; not the loss, since TRL tokenises the rows for itself and
-GRPO's rewards are another function here. What is TRL's default in ours too is left to TRL.
+GRPO's rewards are another function here. What is TRL's default in ours too is left to TRL. On a GPU ours runs deterministic kernels
+(`modeling.prepare`; strict in the backward pass), TRL's does not, as a user's would not: what that costs is in our figures.
 Unsloth's row follows its documentation (github.com/unslothai/unsloth, models/loader.py and models/llama.py) and was never run by us with
 the real package: it needs a GPU, and its releases have pinned other versions of TRL. Tests run it with a stand-in.
 """
@@ -191,4 +192,5 @@ def _beside(numbers: dict[str, Any], setting: Setting, name: str) -> str:
         numbers |= {"ours_over_this_speed": speed, "ours_over_this_peak": ours["peak_bytes"] / numbers["peak_bytes"]}
     except (OSError, ValueError, KeyError):
         return f"ours was not measured beside: run `{name}` too"
-    return f"ours: {speed:.2f} of its speed, {numbers['ours_over_this_peak']:.2f} of its peak"
+    kernels = "; ours runs deterministic kernels, TRL's does not" if setting.device == "cuda" else ""
+    return f"ours: {speed:.2f} of its speed, {numbers['ours_over_this_peak']:.2f} of its peak{kernels}"

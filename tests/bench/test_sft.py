@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,6 +62,22 @@ def test_a_cost_has_an_interval() -> None:
     assert noisy[1] < noisy[0] < noisy[2]
 
 
+def test_a_cost_that_falls_on_few_steps_is_counted() -> None:
+    theirs, rare = [0.27] * 500, [0.27 + 0.4 * (step % 25 == 24) for step in range(500)]
+    share, low, high = step_time.overhead(rare, theirs, block=25)
+    assert share == low == high == pytest.approx(0.4 / 25 / 0.27), "each block has one"
+    share, low, high = step_time.overhead(rare, theirs)
+    assert share == pytest.approx(0.4 / 25 / 0.27) and low < share < high
+    outlier = step_time.overhead([0.27] * 499 + [30.0], theirs, block=25)
+    assert outlier[1] == pytest.approx(0, abs=1e-9) and outlier[2] > 0.4, "one of the machine's is seen in the interval"
+
+
+def test_of_few_blocks_single_pairs_are_drawn() -> None:
+    ours, theirs = [1.0, 1.2] * 20, [1.0] * 40
+    assert step_time.overhead(ours, theirs, block=20) == step_time.overhead(ours, theirs)
+    assert step_time.overhead(ours, theirs, block=5) != step_time.overhead(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
@@ -77,12 +94,26 @@ def test_a_bound_is_held_or_exceeded_only_where_the_whole_interval_says_so(low: 
 
 def test_costs_are_judged_by_their_intervals_and_trl_over_itself_must_be_nothing() -> None:
     def judged(ours: list[float], again: list[float], callbacks: float) -> list[str]:
-        steady = {"TRL": [[1.0, 1.0]] * 20, sft.AGAIN: [[each, each] for each in again], "callbacks": [callbacks] * 20}
+        count = len(ours)
+        steady = {"TRL": [[1.0, 1.0]] * count, sft.AGAIN: [[each, each] for each in again], "callbacks": [callbacks] * count}
         return [row[-1] for row in list(sft._costs({**steady, "ours": [[each, 1.01] for each in ours]}))[1:]]
 
     assert judged([1.01] * 20, [1.0] * 20, 0.001) == ["held", "held", "nothing", "nothing", "held"]
     assert judged([1.03] * 20, [1.0] * 20, 0.03) == ["exceeded", "held", "nothing", "nothing", "exceeded"]
-    assert judged([0.9, 1.1] * 10, [1.01] * 20, 0.001) == ["not shown", "held", "NOT NOTHING", "NOT NOTHING", "held"]
+    assert judged([0.9, 1.1] * 10, [1.0] * 20, 0.001) == ["not shown", "held", "nothing", "nothing", "held"]
+    # the callbacks' own time is compared with no other trainer
+    assert judged([1.01] * 20, [1.01] * 20, 0.001) == ["not shown", "not shown", "NOT NOTHING", "NOT NOTHING", "held"]
+    rare = [([1.0] * (sft.SAVED - 1) + [1 + each * sft.SAVED]) * 10 for each in (0.01, 0.06)]  # on one step of each block
+    assert [judged(each, [1.0] * len(each), 0.001)[0] for each in rare] == ["held", "exceeded"]
+
+
+def test_each_contestant_goes_behind_each_other_equally_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[list[str]] = []
+    monkeypatch.setattr(sft, "_leg", lambda lengths, steps, base, work, names: orders.append(list(names)) or {})
+    sft._cost([], 12, tmp_path, tmp_path / "cost")
+    assert Counter(order[0] for order in orders) == {"ours": 2, "TRL": 2, sft.AGAIN: 2} and len(orders) == sft.LEGS
+    behind = Counter((order[at - 1], order[at]) for order in orders for at in range(3))  # the first goes behind the last
+    assert len(behind) == 6 and set(behind.values()) == {3}
 
 
 def test_trl_called_directly_has_the_nodes_settings_and_nothing_of_ours_in_it(tmp_path: Path) -> None:
@@ -153,7 +184,7 @@ def test_a_trainer_that_fails_ends_the_bench() -> None:
         step_time.in_turn({name: (loop, loop.train) for name, loop in loops.items()})
 
 
-@pytest.mark.slow  # twelve trainers of a tiny model
+@pytest.mark.slow  # 21 trainers of a tiny model
 def test_the_quick_run_trains_compares_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sft.main(["--quick", "--json", str(tmp_path / "all.json")]) == 0
     shown = capsys.readouterr().out
@@ -161,6 +192,6 @@ def test_the_quick_run_trains_compares_and_reports(tmp_path: Path, capsys: pytes
     held: dict[str, Any] = json.loads((tmp_path / "all.json").read_text())
     losses = [run["loss"] for run in held["packing"]]
     assert len(losses) == 3 and max(losses) - min(losses) <= sft.TOLERANCE
-    # of 4 steps in each of 3 legs the first two and the last are left out
-    assert {name: len(taken) for name, taken in held["cost"].items()} == {"ours": 3, "TRL": 3, sft.AGAIN: 3, "callbacks": 3}
+    # of 8 steps in each of 6 legs the first five and the last are left out
+    assert {name: len(taken) for name, taken in held["cost"].items()} == dict.fromkeys(["ours", "TRL", sft.AGAIN, "callbacks"], 12)
     assert all(0 < seconds < 1 for seconds in held["cost"]["callbacks"])

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
 from gwen25 import training
 from gwen25.config import VLLM_PYTHON
-from gwen25.gpu_check import ROWS, Missing, Setting, beside, child, runner, serving, steps
+from gwen25.gpu_check import ROWS, Missing, Setting, base, beside, child, runner, serving, steps
 from gwen25.gpu_check.__main__ import main
 
 TRAINING = [row for row in ROWS if ".steps:" in row.does]
 BESIDE = [row for row in ROWS if ".beside:" in row.does]
-VLLM = ROWS[-1]
+[VLLM] = [row for row in ROWS if ".serving:" in row.does]
 
 
 def run(tmp_path: Path, *options: str) -> tuple[int, list[dict[str, object]]]:
@@ -79,17 +81,68 @@ def test_trls_own_trainers_take_the_same_rows_and_are_told_beside_ours(tmp_path:
             assert 4 <= round(tokens[0]) <= 4 * 16
 
 
-def test_the_same_settings_reach_trl(tmp_path: Path) -> None:
-    """Each of the config's values that a trainer has by its own name, and the type of the numbers."""
-    for row in BESIDE:
-        setting = Setting("cpu", "tiny", str(tmp_path))
-        config = steps.config_of(row, setting)
-        section = config.grpo if row.name.startswith("grpo") else config.sft
-        told = beside._arguments(section, setting)
-        assert all(told[name] == getattr(section, name) for name in beside.SHARED) and told["use_cpu"]
-        assert (told["bf16"], told["fp16"]) == ((True, False) if row.profile == "a100" else (False, True))
-        assert told[training.checkpointing_name()] is True
-        assert (beside._four_bit(config) is None) == (row.profile == "a100")
+# what TRL's trainer has otherwise than ours, none of it in a step's work
+OTHERWISE = {
+    *("output_dir", "save_strategy", "save_steps", "save_total_limit"),  # in ours too nothing is saved before the last step
+    *("data_seed", "ddp_find_unused_parameters", "logging_nan_inf_filter", "remove_unused_columns"),
+}
+SFTS = {
+    *("dataset_kwargs", "max_length", "model_init_kwargs"),  # TRL tokenises and loads for itself
+    *("num_train_epochs", "per_device_eval_batch_size", "prediction_loss_only"),  # max_steps is set, and nothing is evaluated
+}
+GRPOS = {"reward_weights", "shuffle_dataset"}  # another reward; two equal prompts
+
+
+class Built(Exception):
+    """A trainer that would train now."""
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "otherwise"),
+    [("sft, TRL", "sft, a100", SFTS), ("sft, TRL, t4", "sft, t4", SFTS), ("grpo, TRL", "grpo, a100", GRPOS)],
+)
+def test_the_same_settings_reach_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, own: str, otherwise: set[str]) -> None:
+    """Every argument of the trainer that our row trains with, and what is trained."""
+
+    def ready(trainer: Any, job: Any) -> None:
+        training.widen(trainer.model)  # the first that the real one does
+        raise Built(trainer)
+
+    def beside_ready(row: Any, setting: Any, stage: str, trainer: Any) -> None:
+        raise Built(trainer)
+
+    monkeypatch.setattr(training, "train", ready)
+    monkeypatch.setattr(beside, "_trained", beside_ready)
+    setting = Setting("cpu", "tiny", str(tmp_path))
+    base.tiny(tmp_path)
+    made = []
+    for wanted in (own, name):
+        [row] = [row for row in ROWS if row.name == wanted]
+        module, _, function = row.does.partition(":")
+        with pytest.raises(Built) as built:
+            getattr(import_module(module), function)(row, setting)
+        made.append(built.value.args[0])
+    ours, theirs = (trainer.args.to_dict() for trainer in made)
+    assert {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)} <= OTHERWISE | otherwise
+    config = steps.config_of(row, setting)
+    if name.startswith("sft"):
+        assert theirs["max_length"] == config.sft.max_length
+        loaded = theirs["model_init_kwargs"]
+        assert (loaded["dtype"], loaded["attn_implementation"]) == (config.sft.dtype, config.sft.attn_implementation)
+    shapes = [{each: (p.shape, p.dtype, p.requires_grad) for each, p in trainer.model.named_parameters()} for trainer in made]
+    assert shapes[0] == shapes[1], "4-bit weights have a type of their own"
+    loras = [trainer.model.peft_config["default"].to_dict() for trainer in made]
+    assert {each for each in loras[0] if loras[0][each] != loras[1][each]} <= {"base_model_name_or_path"}
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_what_is_told_beside_says_that_ours_alone_is_deterministic_on_a_gpu(tmp_path: Path, device: Literal["cuda", "cpu"]) -> None:
+    folder = tmp_path / runner.place("sft, t4")
+    folder.mkdir()
+    (folder / runner.OUTCOME).write_text(json.dumps({"numbers": {"tokens_per_second": 14.0, "peak_bytes": 7}}))
+    told = beside._beside({"tokens_per_second": 7.0, "peak_bytes": 14}, Setting(device, "tiny", str(tmp_path)), "sft, t4")
+    assert told.startswith("ours: 2.00 of its speed, 0.50 of its peak")
+    assert told.endswith("; ours runs deterministic kernels, TRL's does not") == (device == "cuda")
 
 
 def test_without_our_row_nothing_is_told_beside(tmp_path: Path) -> None:
