@@ -72,7 +72,7 @@ vllm-env: $(STAMP)
 gpu-check: setup      ## what a GPU really does with this, at most 8 minutes; also make gpu-check GPU_FLAGS="--json FILE --only ROW"
 	$(BIN)/python -m gwen25.gpu_check $(GPU_FLAGS)
 
-gpu-test: setup       ## whole flows, a kill and an out-of-memory at small scale, on one GPU
+gpu-test: setup       ## whole flows, a kill, an out-of-memory and packed rows at small scale, on one GPU
 	$(BIN)/pytest -m gpu
 
 # of two cores, 3 minutes for our own programs, a quarter of an hour with a problems file of 500

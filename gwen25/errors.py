@@ -48,7 +48,7 @@ class StageFailed(Gwen25Error):
     """A stage's child process ended without a result.
 
     `retry` tells whether another attempt could end otherwise: never for bad input, nor for memory once nothing can be made
-    smaller. `shrinks`: the next attempt is given less memory's worth than this one was. `tail` holds the child's last lines, secrets
+    smaller. `shrinks`: the next attempt is given smaller parts than this one was. `tail` holds the child's last lines, secrets
     already removed.
     """
 

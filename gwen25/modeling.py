@@ -143,6 +143,15 @@ def generation_config(tokenizer: PreTrainedTokenizerBase, format: ChatFormat) ->
     return GenerationConfig(**ids)  # type: ignore[no-untyped-call]
 
 
+def four_bit(compute_dtype: Any) -> Any:
+    """NF4 with double quantization (QLoRA, arXiv:2305.14314), as Transformers' quantization_config."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype
+    )
+
+
 def load_base(
     directory: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -155,24 +164,19 @@ def load_base(
 ) -> PreTrainedModel:
     """A causal language model that knows the format's eos, pad and stop tokens. `dtype` is torch's name of it.
 
-    4-bit is NF4 with double quantization (QLoRA, arXiv:2305.14314), computing in `dtype`.
+    4-bit computes in `dtype`: see `four_bit`.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
     _quiet()
     kind = getattr(torch, dtype)
-    quantization = None
-    if load_in_4bit:
-        quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind
-        )
     with phase("loading"):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=kind,
             device_map=None if device == "cpu" and not load_in_4bit else {"": device},
-            quantization_config=quantization,
+            quantization_config=four_bit(kind) if load_in_4bit else None,
             attn_implementation=attn_implementation,
             trust_remote_code=False,
             use_safetensors=True,

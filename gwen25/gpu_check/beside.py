@@ -4,7 +4,7 @@ The rows, the base, the config's values and the cap are those of our row of the 
 is compared is the time of the last step and the peak of the process; not the loss, since TRL tokenises the rows for itself and
 GRPO's rewards are another function here. What is TRL's default in ours too is left to TRL. On a GPU ours runs deterministic kernels
 (`modeling.prepare`; strict in the backward pass), TRL's does not, as a user's would not: what that costs is in our figures.
-Unsloth's row follows its documentation (github.com/unslothai/unsloth, models/loader.py and models/llama.py) and was never run by us with
+Unsloth's row follows its documentation (github.com/unslothai/unsloth: models/loader.py and its examples) and was never run by us with
 the real package: it needs a GPU, and its releases have pinned other versions of TRL. Tests run it with a stand-in.
 """
 
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gwen25 import models, training
+from gwen25 import modeling, models, training
 from gwen25.chat import FORMATS
 from gwen25.config import Config
 from gwen25.data import read_jsonl
@@ -35,11 +35,12 @@ SHARED: Final = (
 def trl_sft(row: Row, setting: Setting) -> Outcome:
     """TRL's SFTTrainer, told where the model lies."""
     config = _prepared(row, setting)
+    import torch
     from peft import LoraConfig
 
     lora = LoraConfig(**_lora(config), bias="none", task_type="CAUSAL_LM")
-    directory, bits = str(base.whole(setting)), _four_bit(config)
-    return _sft(row, setting, config, directory, peft_config=lora, **({} if bits is None else {"quantization_config": bits}))
+    bits = {"quantization_config": modeling.four_bit(getattr(torch, config.sft.dtype))} if config.sft.load_in_4bit else {}
+    return _sft(row, setting, config, str(base.whole(setting)), peft_config=lora, **bits)
 
 
 def unsloth(row: Row, setting: Setting) -> Outcome:
@@ -94,19 +95,6 @@ def _prepared(row: Row, setting: Setting) -> Config:
 def _lora(config: Config) -> dict[str, Any]:
     targets = list(models.LORA_TARGETS["Qwen2ForCausalLM"])
     return {"r": config.sft.lora_r, "lora_alpha": config.sft.lora_alpha, "lora_dropout": config.sft.lora_dropout, "target_modules": targets}
-
-
-def _four_bit(config: Config) -> Any:
-    """As `modeling.load_base` quantizes; None where the config does not ask for it."""
-    if not config.sft.load_in_4bit:
-        return None
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    kind = getattr(torch, config.sft.dtype)
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind
-    )
 
 
 def _sft(row: Row, setting: Setting, config: Config, model: Any, **given: Any) -> Outcome:

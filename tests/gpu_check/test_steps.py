@@ -151,7 +151,7 @@ def test_without_our_row_nothing_is_told_beside(tmp_path: Path) -> None:
     assert "run `sft, t4` too" in told and len(numbers) == 2
 
 
-# Unsloth, by a stand-in: its API as its documentation and its source have it (unsloth/models/loader.py, llama.py), and no more
+# Unsloth, by a stand-in: its API as its examples and its source have it (unsloth/models/loader.py), and no more
 
 STAND_IN = """
 import json, os, pathlib, sys
